@@ -1,0 +1,78 @@
+"""Programs for clients that declare nothing: one per client, one branch per chain of context."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from llmd_agents.hints import BranchEnded, Link
+
+from .branch import Branch
+from .frame import Frame
+from .ids import Counter
+from .run import Run, program
+
+IDLE_SECONDS = 600.0
+BRANCHES_MAX = 1024
+
+
+class ImplicitProgram:
+    """Finds the branch that an undeclared call continues: the one whose context its messages extend.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._clock = clock
+        self._run: Run | None = None
+        self._branches: OrderedDict[str, Branch] = OrderedDict()
+        self._ends: dict[bytes, str] = {}
+        self._end_of: dict[str, bytes] = {}
+        self._ids = Counter("b")
+        self._used_at = 0.0
+        self._lock = threading.Lock()
+
+    def frame(self, links: list[Link]) -> Frame:
+        with self._lock:
+            now = self._clock()
+            if self._run is not None and now - self._used_at > IDLE_SECONDS:
+                self._run.finish("abandoned")
+                self._forget()
+            self._used_at = now
+            if self._run is None:
+                self._run = program(self._name)
+                self._run.start()
+            return Frame(self._continued(links) or self._begin(self._run))
+
+    def answered(self, branch: Branch, links: list[Link]) -> None:
+        """Notes how far the branch's context reaches now."""
+        with self._lock:
+            if branch.id in self._branches:
+                self._ends.pop(self._end_of.get(branch.id, b""), None)
+                self._ends[links[-1].digest] = branch.id
+                self._end_of[branch.id] = links[-1].digest
+
+    def _continued(self, links: list[Link]) -> Branch | None:
+        for link in reversed(links):
+            branch_id = self._ends.get(link.digest)
+            if branch_id is not None:
+                self._branches.move_to_end(branch_id)
+                return self._branches[branch_id]
+        return None
+
+    def _begin(self, run: Run) -> Branch:
+        branch = Branch(run, self._ids.next())
+        self._branches[branch.id] = branch
+        if len(self._branches) > BRANCHES_MAX:
+            oldest, _ = self._branches.popitem(last=False)
+            self._ends.pop(self._end_of.pop(oldest, b""), None)
+            run.outbox.put(BranchEnded(program=run.id, at=time.time(), branch=oldest, outcome="abandoned"))
+        return branch
+
+    def _forget(self) -> None:
+        self._run = None
+        self._branches.clear()
+        self._ends.clear()
+        self._end_of.clear()

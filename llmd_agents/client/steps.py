@@ -1,0 +1,107 @@
+"""From one outgoing request to its hints, and from its response back to the branch."""
+
+from __future__ import annotations
+
+import json
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xxhash import xxh3_128_digest
+
+from llmd_agents.hints import (
+    Hints,
+    Link,
+    Step,
+    UnreadableHints,
+    chain,
+    decode_ack,
+    encode_hints,
+    segments_of,
+)
+from llmd_agents.hints.limits import PARENTS_MAX
+
+from .frame import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(slots=True)
+class PendingStep:
+    """A step whose request has been sent.
+
+    Attributes:
+        content: hash of the request body, by which a retry is recognised.
+        header: the encoded hints.
+    """
+
+    frame: Frame
+    server: str
+    content: bytes
+    step: Step
+    links: list[Link]
+    header: str
+    answered: bool = False
+
+    def on_answer(self, ack: str | None) -> None:
+        """Takes note of a successful response."""
+        if self.answered:
+            return
+        self.answered = True
+        branch = self.frame.branch
+        branch.advance(self.step.id, self.step.parents)
+        try:
+            resync = ack is not None and decode_ack(ack).resync
+        except UnreadableHints:
+            resync = False
+        if resync:
+            branch.forget_told(self.server)
+        else:
+            branch.told(self.server, self.links)
+
+
+# The SDK retries within the task or thread that made the call, so the last attempt is found in its context.
+_last: ContextVar[PendingStep | None] = ContextVar("llmd_agents_last_step", default=None)
+
+
+def begin_step(content: bytes, server: str, find_frame: Callable[[list[Link]], Frame]) -> PendingStep:
+    """Makes the hints of one request. The same body sent again after a failure is the same step.
+
+    Args:
+        content: the JSON body.
+        server: where it goes; digests are declared anew to each server.
+        find_frame: tells the frame of a chain of context, when this is a new step.
+
+    Raises:
+        ValueError: if the body is no JSON object, or has no chain, or the hints do not fit the header.
+    """
+    fingerprint = xxh3_128_digest(content)
+    last = _last.get()
+    if last is not None and not last.answered and last.content == fingerprint and last.server == server:
+        return last
+    body: Any = json.loads(content)
+    if not isinstance(body, dict):
+        raise ValueError("the request body is not a JSON object")
+    links = chain(body)
+    frame = find_frame(links)
+    branch = frame.branch
+    step = Step(
+        id=branch.run.step_ids.next(),
+        branch=branch.id,
+        kind=frame.kind,
+        agent=frame.agent,
+        parents=branch.frontier[-PARENTS_MAX:],
+        fork=branch.fork,
+        loop=branch.loops[-1] if branch.loops else None,
+    )
+    known = branch.known_links(server, links)
+    hints = Hints(
+        program=branch.run.declared,
+        step=step,
+        extends=links[known - 1].digest if known else None,
+        segments=segments_of(links[known:]),
+    )
+    pending = PendingStep(frame, server, fingerprint, step, links, encode_hints(hints))
+    _last.set(pending)
+    return pending

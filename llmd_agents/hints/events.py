@@ -1,0 +1,157 @@
+"""Lifecycle events: what happens between model calls, posted as JSON to `/v1/agent/events`.
+
+{"version": 1, "events": [{"type": "tool_started", "program": "p1", "at": 1760000000.0, …}, …]}
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from .errors import UnreadableHints
+from .fields import Contract, Digest, FanOut, Id, Name, Seconds, Timestamp
+from .header import VERSION, Rejection
+from .limits import EVENTS_BODY_MAX_BYTES, EVENTS_PER_BATCH_MAX, PARENTS_MAX
+from .models import ROOT_BRANCH, Lifetime, Program
+
+EVENTS_PATH = "/v1/agent/events"
+
+Outcome = Literal["ok", "error", "cancelled", "abandoned"]
+
+
+class ProgramStarted(Contract):
+    type: Literal["program_started"] = "program_started"
+    program: Id
+    at: Timestamp
+    declared: Program
+
+
+class ProgramFinished(Contract):
+    """The program has ended; its context is dead, apart from what the tenant shares."""
+
+    type: Literal["program_finished"] = "program_finished"
+    program: Id
+    at: Timestamp
+    outcome: Outcome = "ok"
+
+
+class ToolStarted(Contract):
+    """A branch waits for a tool."""
+
+    type: Literal["tool_started"] = "tool_started"
+    program: Id
+    at: Timestamp
+    branch: Id = ROOT_BRANCH
+    call: Id
+    tool: Name
+    expected: Seconds | None = None
+    """Median duration, in seconds."""
+    sigma: Seconds | None = None
+    result_lifetime: Lifetime | Seconds | None = None
+
+
+class ToolFinished(Contract):
+    type: Literal["tool_finished"] = "tool_finished"
+    program: Id
+    at: Timestamp
+    branch: Id = ROOT_BRANCH
+    call: Id
+    tool: Name
+    outcome: Outcome = "ok"
+
+
+class ForkDeclared(Contract):
+    """`width` branches are about to start from the context of `branch`."""
+
+    type: Literal["fork_declared"] = "fork_declared"
+    program: Id
+    at: Timestamp
+    branch: Id = ROOT_BRANCH
+    fork: Id
+    width: FanOut
+    name: Name | None = None
+    parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX)] = ()
+
+
+class BranchEnded(Contract):
+    """No further step comes on this branch: what only it used is dead."""
+
+    type: Literal["branch_ended"] = "branch_ended"
+    program: Id
+    at: Timestamp
+    branch: Id
+    outcome: Outcome = "ok"
+
+
+class Superseded(Contract):
+    """The branch's context up to `digest` was rewritten (compaction) and will not be extended again."""
+
+    type: Literal["superseded"] = "superseded"
+    program: Id
+    at: Timestamp
+    branch: Id = ROOT_BRANCH
+    digest: Digest
+
+
+class Joined(Contract):
+    """The fork's block was left: its branches have ended or were given up."""
+
+    type: Literal["joined"] = "joined"
+    program: Id
+    at: Timestamp
+    branch: Id = ROOT_BRANCH
+    fork: Id
+
+
+Event: TypeAlias = (
+    ProgramStarted
+    | ProgramFinished
+    | ToolStarted
+    | ToolFinished
+    | ForkDeclared
+    | BranchEnded
+    | Superseded
+    | Joined
+)
+
+
+class _Batch(Contract):
+    version: int
+    events: Annotated[list[dict[str, Any]], Field(max_length=EVENTS_PER_BATCH_MAX)]
+
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
+_EVENTS: TypeAdapter[list[Event]] = TypeAdapter(list[Event])
+
+
+def encode_events(events: Iterable[Event]) -> bytes:
+    """Returns the JSON body of one batch."""
+    listed = _EVENTS.dump_json(list(events), exclude_none=True, warnings=False)
+    return b'{"version":%d,"events":%s}' % (VERSION, listed)
+
+
+def decode_events(body: bytes) -> tuple[list[Event], list[Rejection]]:
+    """Reads a batch. A bad event is rejected alone (named by its index); the others are returned.
+
+    Raises:
+        UnreadableHints: if the body is too long, no batch, or of another version.
+    """
+    if len(body) > EVENTS_BODY_MAX_BYTES:
+        raise UnreadableHints(f"{len(body)} bytes, more than {EVENTS_BODY_MAX_BYTES}")
+    try:
+        batch = _Batch.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise UnreadableHints(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if batch.version != VERSION:
+        raise UnreadableHints(f"version {batch.version} is not known (this is version {VERSION})")
+    events: list[Event] = []
+    rejected: list[Rejection] = []
+    for index, raw in enumerate(batch.events):
+        try:
+            events.append(_EVENT.validate_python(raw))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            rejected.append(Rejection(f"events[{index}]", f"{where}: {first['msg']}"))
+    return events, rejected

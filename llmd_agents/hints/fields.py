@@ -1,0 +1,69 @@
+"""Field types that several models of the contract share."""
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
+
+from .limits import (
+    FAN_OUT_MAX,
+    ID_MAX_CHARS,
+    ITERATION_MAX,
+    NAME_MAX_CHARS,
+    SECONDS_MAX,
+    SIZE_MAX,
+)
+
+
+class Contract(BaseModel):
+    """Base settings of every model on the wire: immutable, tolerant of later fields."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("must hold printable characters only")
+    return name
+
+
+def _from_hex(value: Any) -> Any:
+    return bytes.fromhex(value) if isinstance(value, str) else value
+
+
+Id = Annotated[
+    str,
+    StringConstraints(pattern=rf"\A[A-Za-z0-9][A-Za-z0-9._:~-]{{0,{ID_MAX_CHARS - 1}}}\z", strict=True),
+]
+"""An opaque identifier: ASCII letters, digits and `. _ : ~ -`, at most 64 characters."""
+
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=NAME_MAX_CHARS, strict=True),
+    AfterValidator(_printable),
+]
+"""A name for people: any printable text, at most 128 characters."""
+
+Digest = Annotated[
+    bytes,
+    BeforeValidator(_from_hex),
+    Field(min_length=16, max_length=16, strict=True),
+    PlainSerializer(bytes.hex, return_type=str, when_used="json"),
+]
+"""A chain digest: 16 bytes, 32 hexadecimal digits in JSON."""
+
+Seconds = Annotated[float, Field(ge=0, le=SECONDS_MAX, allow_inf_nan=False)]
+Timestamp = Annotated[float, Field(ge=0, le=10**11, allow_inf_nan=False)]
+"""Seconds since the Unix epoch."""
+
+Size = Annotated[int, Field(ge=0, le=SIZE_MAX, strict=True)]
+FanOut = Annotated[int, Field(ge=1, le=FAN_OUT_MAX, strict=True)]
+Index = Annotated[int, Field(ge=0, lt=FAN_OUT_MAX, strict=True)]
+Iteration = Annotated[int, Field(ge=0, le=ITERATION_MAX, strict=True)]

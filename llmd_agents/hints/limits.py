@@ -1,0 +1,23 @@
+"""The contract's limits, in one place so that client, router and engine agree on them."""
+
+from typing import Final
+
+HEADER_MAX_BYTES: Final = 2048
+"""Longest `x-llmd-hints` value that is sent or read, in bytes."""
+
+ID_MAX_CHARS: Final = 64
+NAME_MAX_CHARS: Final = 128
+PARENTS_MAX: Final = 64
+"""Most parents that one step names; a join over more branches names the fork instead."""
+
+SEGMENTS_MAX: Final = 4096
+FAN_OUT_MAX: Final = 100_000
+ITERATION_MAX: Final = 1_000_000
+SIZE_MAX: Final = 10**12
+"""Largest size of one segment, in bytes or tokens."""
+
+SECONDS_MAX: Final = 10**9
+"""Longest duration that a hint may state, in seconds (about 30 years)."""
+
+EVENTS_PER_BATCH_MAX: Final = 1000
+EVENTS_BODY_MAX_BYTES: Final = 1 << 20

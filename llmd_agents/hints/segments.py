@@ -1,0 +1,62 @@
+"""From the links of a chain to typed segments."""
+
+from collections.abc import Sequence
+
+from .digest import Link
+from .models import Segment, SegmentType
+
+_BY_ROLE = {
+    None: SegmentType.TOOL_DEFINITION,
+    "system": SegmentType.SYSTEM_PROMPT,
+    "developer": SegmentType.SYSTEM_PROMPT,
+}
+
+
+def segments_of(links: Sequence[Link]) -> tuple[Segment, ...]:
+    """Returns one segment per link, typed by the message's role.
+
+    A head without tools carries no context of its own and gives none.
+    """
+    return tuple(
+        Segment(
+            type=_BY_ROLE.get(link.role, SegmentType.CONVERSATION_TURN),
+            digest=link.digest,
+            size=link.size,
+        )
+        for link in links
+        if link.role is not None or link.size > 0
+    )
+
+
+def merge_oldest(segments: Sequence[Segment], most: int) -> tuple[Segment, ...]:
+    """Returns at most `most` segments (1 or more) that cover the same context.
+
+    Neighbours that say the same of themselves are merged first, oldest first, so that the boundaries that
+    other programs share (tools, system prompt) and the newest ones survive longest.
+    """
+    kept = list(segments)
+    surplus = len(kept) - most
+    for alike in (True, False):
+        merged: list[Segment] = []
+        for segment in kept:
+            last = merged[-1] if merged else None
+            if last is not None and surplus > 0 and (not alike or _alike(last, segment)):
+                merged[-1] = _join(last, segment)
+                surplus -= 1
+            else:
+                merged.append(segment)
+        kept = merged
+    return tuple(kept)
+
+
+def _alike(a: Segment, b: Segment) -> bool:
+    return (
+        a.type == b.type
+        and a.effective_lifetime == b.effective_lifetime
+        and a.effective_scope == b.effective_scope
+    )
+
+
+def _join(a: Segment, b: Segment) -> Segment:
+    tokens = None if a.tokens is None or b.tokens is None else a.tokens + b.tokens
+    return b.model_copy(update={"size": a.size + b.size, "tokens": tokens, "merged": a.merged + b.merged})

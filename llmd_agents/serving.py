@@ -1,0 +1,169 @@
+"""What the router and the embedded engine share as HTTP servers: bare ASGI helpers and uvicorn.
+
+No web framework stands between: a proxy's cost per request is what users measure first.
+"""
+
+import asyncio
+import contextlib
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any, TypeAlias
+
+import orjson
+import uvicorn
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+
+class ClientLeft(Exception):
+    """The client closed its connection before the response was complete."""
+
+
+class BodyTooLarge(Exception):
+    """The request body exceeds the server's limit."""
+
+
+async def read_body(receive: Receive, *, limit: int) -> bytes:
+    """Returns the whole request body.
+
+    Raises:
+        ClientLeft: if the client disconnects first.
+        BodyTooLarge: past `limit` bytes.
+    """
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLarge
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks) if len(chunks) > 1 else chunks[0]
+
+
+async def send_bytes(
+    send: Send, status: int, body: bytes, content_type: bytes, headers: Headers | None = None
+) -> None:
+    start: Headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": start + (headers or [])})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_json(send: Send, status: int, value: Any, headers: Headers | None = None) -> None:
+    await send_bytes(send, status, orjson.dumps(value), b"application/json", headers)
+
+
+async def send_error(
+    send: Send,
+    status: int,
+    message: str,
+    *,
+    kind: str = "invalid_request_error",
+    param: str | None = None,
+    code: str | None = None,
+    headers: Headers | None = None,
+) -> None:
+    """Sends an error in OpenAI's shape."""
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    await send_json(send, status, {"error": error}, headers)
+
+
+async def lifespan(
+    receive: Receive,
+    send: Send,
+    start: Callable[[], Awaitable[None]],
+    stop: Callable[[], Awaitable[None]],
+) -> None:
+    """Answers the ASGI lifespan protocol with a server's own start and stop."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await start()
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+def _server(app: App, host: str, port: int) -> tuple[uvicorn.Server, socket.socket]:
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http="httptools",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=3,
+        timeout_keep_alive=75,
+        backlog=4096,
+    )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return uvicorn.Server(config), listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def run(app: App, host: str, port: int, *, name: str, until_stdin_closes: bool = False) -> None:
+    """Serves until interrupted; prints `NAME listening on URL` once the port (0: any free one) is bound.
+
+    Args:
+        until_stdin_closes: stop when the parent process closes our standard input or dies.
+
+    Raises:
+        OSError: if the address cannot be bound.
+    """
+    server, listener = _server(app, host, port)
+    print(f"{name} listening on {_url(host, listener)}", flush=True)  # noqa: T201
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.buffer.read(1):
+                pass
+        server.should_exit = True
+
+    if until_stdin_closes:
+        threading.Thread(target=watch, name="stdin", daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def in_background(app: App, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serves from a thread of this process; yields the base URL. For tests and notebooks."""
+    server, listener = _server(app, host, port)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(server.serve(sockets=[listener])), name="server", daemon=True
+    )
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            thread.join(0.01)
+        yield _url(host, listener)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
