@@ -1,0 +1,114 @@
+"""The router's configuration: a YAML file, checked as a whole before anything starts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from llmd_agents.hints.fields import Id
+
+
+class BadConfig(ValueError):
+    """The configuration cannot be used; the message is one line that names the key and what is allowed."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineConfig(_Section):
+    """One inference server."""
+
+    url: str
+    """Base URL without `/v1`, such as `http://10.0.0.5:8000`."""
+    name: Id | None = None
+    """How it is called in metrics and views; `engine-0`, `engine-1`, … by default."""
+    api_key: str | None = None
+    """Sent to it in place of the client's own key."""
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return url.rstrip("/").removesuffix("/v1")
+
+
+class TenantConfig(_Section):
+    """One tenant. As soon as there is one, every call needs a key of some tenant."""
+
+    name: Id
+    api_keys: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class RouterConfig(_Section):
+    """Everything that can be set. Times are in seconds, sizes in bytes."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """0 takes any free port."""
+    engines: Annotated[tuple[EngineConfig, ...], Field(min_length=1)]
+    tenants: tuple[TenantConfig, ...] = ()
+    max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    connect_timeout_s: Annotated[float, Field(gt=0)] = 2.0
+    first_byte_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long an engine may think before the first byte of its answer."""
+    health_interval_s: Annotated[float, Field(gt=0)] = 1.0
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for what, values in (
+            ("engines: url", [engine.url for engine in self.engines]),
+            ("engines: name", list(self.named_engines())),
+            ("tenants: name", [tenant.name for tenant in self.tenants]),
+            ("tenants: api_keys", [key for tenant in self.tenants for key in tenant.api_keys]),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{what} must differ from one another")
+        return self
+
+    def named_engines(self) -> dict[str, EngineConfig]:
+        return {engine.name or f"engine-{index}": engine for index, engine in enumerate(self.engines)}
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> RouterConfig:
+    """Reads a configuration file, if one is given; `overrides` (from the command line) win over it.
+
+    Raises:
+        BadConfig: if the file cannot be read, is no YAML mapping, or a key or value is not allowed.
+    """
+    values: Any = {}
+    where = "command line"
+    if path is not None:
+        where = str(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadConfig(f"{where}: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise BadConfig(f"{where}: not YAML: {' '.join(str(error).split())}") from None
+        values = {} if values is None else values
+        if not isinstance(values, dict):
+            raise BadConfig(f"{where}: must be a mapping of {_allowed(RouterConfig)}")
+    try:
+        return RouterConfig.model_validate(values | overrides)
+    except ValidationError as error:
+        raise BadConfig(f"{where}: {_one_line(error)}") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False)[0]
+    location = first["loc"]
+    key = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        section = {"engines": EngineConfig, "tenants": TenantConfig}.get(str(location[0]), RouterConfig)
+        return f"{key}: unknown key; allowed are {_allowed(section)}"
+    if first["type"] == "missing":
+        return f"{key}: is required"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message} (got {first['input']!r})" if key else message
+
+
+def _allowed(section: type[BaseModel]) -> str:
+    return ", ".join(section.model_fields)

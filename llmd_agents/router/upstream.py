@@ -1,0 +1,148 @@
+"""One attempt at one engine, and the walk along the ranking until one of them answers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+
+from llmd_agents.serving import Headers
+
+HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+)
+_NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_UNAVAILABLE = frozenset((502, 503, 504))
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as it is sent on. `headers` are the client's, without those that belong to its connection."""
+
+    method: str
+    path: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | None
+
+
+class EngineFailed(Exception):
+    """The engine gave no usable answer; another may be tried, since nothing has reached the client yet.
+
+    Attributes:
+        unreachable: no connection could be made, so the engine is down.
+        fresh_connection_may_help: it broke a connection that it may merely have grown tired of.
+    """
+
+    def __init__(self, reason: str, *, unreachable: bool = False, again: bool = False) -> None:
+        super().__init__(reason)
+        self.unreachable = unreachable
+        self.fresh_connection_may_help = again
+
+
+class StreamBroke(Exception):
+    """The engine stopped in the middle of an answer of which the client has a part."""
+
+
+class Answer:
+    """An engine's answer, from its first byte on.
+
+    Attributes:
+        stream: whether it is a server-sent event stream; then `chunks` yields it, else `body` holds it.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, *, stream: bool, first: bytes) -> None:
+        self._response = response
+        self._first = first
+        self.status = response.status
+        self.stream = stream
+        self.headers: Headers = [
+            (name.lower(), value)
+            for name, value in response.raw_headers
+            if name.lower() not in HOP_BY_HOP and name.lower() != b"content-length"
+        ]
+
+    @property
+    def body(self) -> bytes:
+        return self._first
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yields the stream as it comes.
+
+        Raises:
+            StreamBroke: if the connection ends before the stream does.
+        """
+        yield self._first
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise StreamBroke(str(error) or type(error).__name__) from error
+
+    def close(self) -> None:
+        """Gives the connection back, or cuts it if the answer was not read to its end."""
+        self._response.close() if self.stream and not self._response.content.at_eof() else (
+            self._response.release()
+        )
+
+
+def forwarded_headers(headers: Headers, api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """Returns the client's headers as an engine should see them."""
+    kept = [
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in headers
+        if name not in _NOT_FORWARDED and not (api_key and name == b"authorization")
+    ]
+    if api_key:
+        kept.append(("authorization", f"Bearer {api_key}"))
+    return tuple(kept)
+
+
+async def ask(
+    session: aiohttp.ClientSession, url: str, request: Outgoing, *, first_byte_timeout_s: float
+) -> Answer:
+    """Sends a request to one engine and waits for the first byte of its answer.
+
+    An answer that is not a stream is read whole, so that an engine that dies in the middle of one has sent
+    nothing yet as far as the client can tell.
+
+    Raises:
+        EngineFailed: if it cannot be reached, breaks off, takes too long or says that it is unavailable.
+    """
+    for last in (False, True):
+        try:
+            return await _ask_once(session, url, request, first_byte_timeout_s)
+        except EngineFailed as failure:
+            if last or not failure.fresh_connection_may_help:
+                raise
+    raise AssertionError
+
+
+async def _ask_once(
+    session: aiohttp.ClientSession, url: str, request: Outgoing, first_byte_timeout_s: float
+) -> Answer:
+    response: aiohttp.ClientResponse | None = None
+    try:
+        async with asyncio.timeout(first_byte_timeout_s):
+            response = await session.request(
+                request.method,
+                url + request.path,
+                data=request.body,
+                headers=request.headers,
+                allow_redirects=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            )
+            if response.status in _UNAVAILABLE:
+                raise EngineFailed(f"status {response.status}")
+            stream = response.content_type == "text/event-stream"
+            first = await (response.content.readany() if stream else response.read())
+            return Answer(response, stream=stream, first=first)
+    except BaseException as error:
+        if response is not None:
+            response.close()
+        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
+            raise EngineFailed(f"no answer within {first_byte_timeout_s:g} s") from error
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            raise EngineFailed("cannot be reached", unreachable=True) from error
+        if isinstance(error, aiohttp.ClientError | OSError):
+            raise EngineFailed(f"broke off: {type(error).__name__}", again=True) from error
+        raise

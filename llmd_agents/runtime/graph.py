@@ -1,0 +1,231 @@
+"""The program graph: programs, their branches, steps and forks, as far as requests and events tell."""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from llmd_agents.hints import Event, Hints, Program, Rejection, Step
+from llmd_agents.hints.events import (
+    BranchEnded,
+    ForkDeclared,
+    Joined,
+    ProgramFinished,
+    ProgramStarted,
+    Superseded,
+    ToolFinished,
+    ToolStarted,
+)
+
+PROGRAMS_MAX = 10_000
+STEPS_PER_PROGRAM_MAX = 20_000
+BRANCHES_PER_PROGRAM_MAX = 20_000
+TOOL_CALLS_PER_PROGRAM_MAX = 1_000
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step as it was run. Times are in seconds of the body's clock.
+
+    Attributes:
+        digest: the context of its prompt, where known.
+        engine: where it went last; None before it was dispatched.
+        attempts: how often the client sent it.
+    """
+
+    declared: Step
+    digest: bytes | None
+    arrived_at: float
+    attempts: int = 1
+    engine: str | None = None
+    status: str = "waiting"
+    finished_at: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class BranchRecord:
+    """A branch; `frontier` holds the ids of steps and forks that nothing on it has followed yet."""
+
+    id: str
+    fork: str | None = None
+    index: int | None = None
+    frontier: tuple[str, ...] = ()
+    steps: int = 0
+    digest: bytes | None = None
+    outcome: str | None = None
+
+    def advance(self, done: str, parents: tuple[str, ...]) -> None:
+        kept = tuple(one for one in self.frontier if one not in parents and one != done)
+        self.frontier = (*kept, done)
+
+
+@dataclass(slots=True)
+class ForkRecord:
+    id: str
+    width: int
+    branch: str | None = None
+    name: str | None = None
+    parents: tuple[str, ...] = ()
+    branches: list[str] = field(default_factory=list)
+    joined: bool = False
+
+
+@dataclass(slots=True)
+class ToolCall:
+    call: str
+    tool: str
+    branch: str
+    started_at: float
+    expected: float | None
+    finished_at: float | None = None
+    outcome: str | None = None
+
+
+@dataclass(slots=True)
+class ProgramRecord:
+    """One program. `forgotten` counts steps dropped to keep within the limits."""
+
+    declared: Program
+    started_at: float
+    seen_at: float
+    outcome: str | None = None
+    forgotten: int = 0
+    steps: OrderedDict[str, StepRecord] = field(default_factory=OrderedDict)
+    branches: dict[str, BranchRecord] = field(default_factory=dict)
+    forks: dict[str, ForkRecord] = field(default_factory=dict)
+    tools: deque[ToolCall] = field(default_factory=lambda: deque(maxlen=TOOL_CALLS_PER_PROGRAM_MAX))
+    superseded: int = 0
+
+    def branch(self, branch_id: str) -> BranchRecord:
+        record = self.branches.get(branch_id)
+        if record is None:
+            if len(self.branches) >= BRANCHES_PER_PROGRAM_MAX:
+                self.branches.pop(next(iter(self.branches)))
+            record = self.branches[branch_id] = BranchRecord(branch_id)
+        return record
+
+    def edges(self) -> Iterator[tuple[str, str]]:
+        """Yields (step, later step) for every dependency; a fork as a parent stands for its last steps."""
+        for record in self.steps.values():
+            step = record.declared
+            for parent in dict.fromkeys(self._last_steps(step.parents, set())):
+                yield parent, step.id
+
+    def _last_steps(self, ids: tuple[str, ...], seen: set[str]) -> Iterator[str]:
+        for one in ids:
+            if one in self.steps:
+                yield one
+            elif one in self.forks and one not in seen:
+                seen.add(one)
+                fork = self.forks[one]
+                ends = [
+                    end
+                    for branch in fork.branches
+                    if branch in self.branches
+                    for end in self._last_steps(self.branches[branch].frontier, seen)
+                ]
+                # A fork whose branches made no calls leaves what it started from.
+                yield from ends or self._last_steps(fork.parents, seen)
+
+
+class ProgramGraph:
+    """All programs of all tenants; the least recently active are forgotten beyond `most`."""
+
+    def __init__(self, most: int = PROGRAMS_MAX) -> None:
+        self._most = most
+        self._programs: OrderedDict[tuple[str, str], ProgramRecord] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._programs)
+
+    def get(self, tenant: str, program_id: str) -> ProgramRecord | None:
+        return self._programs.get((tenant, program_id))
+
+    def step(self, tenant: str, hints: Hints, digest: bytes | None, now: float) -> tuple[StepRecord, bool]:
+        """Records that a step arrived; returns it, and whether it is the first of its branch."""
+        program = self._open(tenant, hints.program, now)
+        step = hints.step
+        known = program.steps.get(step.id)
+        if known is not None:
+            known.attempts += 1
+            known.status = "waiting"
+            return known, program.branch(step.branch).steps <= 1
+        record = program.steps[step.id] = StepRecord(step, digest, now)
+        if len(program.steps) > STEPS_PER_PROGRAM_MAX:
+            program.steps.popitem(last=False)
+            program.forgotten += 1
+        branch = program.branch(step.branch)
+        branch.advance(step.id, step.parents)
+        branch.steps += 1
+        branch.digest = digest or branch.digest
+        if step.fork is not None and branch.fork is None:
+            self._attach(program, branch, step)
+        return record, branch.steps == 1
+
+    def apply(self, tenant: str, event: Event, now: float) -> Rejection | None:
+        """Records an event; returns why it was not, if so."""
+        if isinstance(event, ProgramStarted):
+            if event.declared.id != event.program:
+                return Rejection(event.type, "program and declared.id differ")
+            self._open(tenant, event.declared, now)
+            return None
+        program = self._programs.get((tenant, event.program))
+        if program is None:
+            return Rejection(event.type, "unknown program")
+        self._touch(tenant, program, now)
+        if isinstance(event, ProgramFinished):
+            program.outcome = event.outcome
+        elif isinstance(event, BranchEnded):
+            program.branch(event.branch).outcome = event.outcome
+        elif isinstance(event, Superseded):
+            program.superseded += 1
+        elif isinstance(event, ToolStarted | ToolFinished):
+            self._tool(program, event, now)
+        else:
+            self._fork(program, event)
+        return None
+
+    def _attach(self, program: ProgramRecord, branch: BranchRecord, step: Step) -> None:
+        position = step.fork
+        assert position is not None
+        branch.fork, branch.index = position.id, position.index
+        fork = program.forks.get(position.id)
+        if fork is None:
+            # The event that declares the fork travels apart from its children's requests.
+            fork = program.forks[position.id] = ForkRecord(position.id, position.width, parents=step.parents)
+        fork.branches.append(branch.id)
+
+    def _fork(self, program: ProgramRecord, event: ForkDeclared | Joined) -> None:
+        fork = program.forks.get(event.fork)
+        if isinstance(event, ForkDeclared):
+            if fork is None:
+                fork = program.forks[event.fork] = ForkRecord(event.fork, event.width)
+            fork.branch, fork.name, fork.parents = event.branch, event.name, event.parents
+        elif fork is not None:
+            fork.joined = True
+            program.branch(event.branch).advance(fork.id, fork.parents)
+
+    def _tool(self, program: ProgramRecord, event: ToolStarted | ToolFinished, now: float) -> None:
+        if isinstance(event, ToolStarted):
+            program.tools.append(ToolCall(event.call, event.tool, event.branch, now, event.expected))
+            return
+        for call in reversed(program.tools):
+            if call.call == event.call:
+                call.finished_at, call.outcome = now, event.outcome
+                return
+
+    def _open(self, tenant: str, declared: Program, now: float) -> ProgramRecord:
+        key = (tenant, declared.id)
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = ProgramRecord(declared, started_at=now, seen_at=now)
+            if len(self._programs) > self._most:
+                self._programs.popitem(last=False)
+        self._touch(tenant, program, now)
+        return program
+
+    def _touch(self, tenant: str, program: ProgramRecord, now: float) -> None:
+        program.seen_at = now
+        self._programs.move_to_end((tenant, program.declared.id))
