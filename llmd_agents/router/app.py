@@ -195,7 +195,7 @@ class Router:
         try:
             await self._pass_on(call, answer, send, hide_usage=hide_usage)
         except BaseException:
-            self.runtime.failed(call, time.time(), status="cancelled")
+            self.runtime.ended_early(call, "cancelled", time.time())
             raise
         finally:
             answer.close()
@@ -249,7 +249,7 @@ class Router:
                     self.runtime.engine_down(name)
                 quiet.warn(f"engine {name}", "%s %s", name, failure)
             except BaseException:
-                self.runtime.failed(call, time.time(), status="cancelled")
+                self.runtime.ended_early(call, "cancelled", time.time())
                 raise
         count = len(call.ranking)
         raise EngineFailed(f"tried {count} engine{'s' * (count != 1)}, none answered; last: {reason}")
@@ -263,7 +263,7 @@ class Router:
             if answer.status < 400:
                 self.runtime.finished(call, usage_of(answer.body), time.time())
             else:
-                self.runtime.failed(call, time.time(), status="refused")
+                self.runtime.ended_early(call, "refused", time.time())
             return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         usage = UsageFilter(hide=hide_usage)

@@ -102,7 +102,8 @@ def _one_line(error: ValidationError) -> str:
     location = first["loc"]
     key = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
-        section = {"engines": EngineConfig, "tenants": TenantConfig}.get(str(location[0]), RouterConfig)
+        sections: dict[object, type[BaseModel]] = {"engines": EngineConfig, "tenants": TenantConfig}
+        section = sections.get(location[0], RouterConfig) if len(location) > 1 else RouterConfig
         return f"{key}: unknown key; allowed are {_allowed(section)}"
     if first["type"] == "missing":
         return f"{key}: is required"

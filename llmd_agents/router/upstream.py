@@ -80,9 +80,10 @@ class Answer:
 
     def close(self) -> None:
         """Gives the connection back, or cuts it if the answer was not read to its end."""
-        self._response.close() if self.stream and not self._response.content.at_eof() else (
+        if self.stream and not self._response.content.at_eof():
+            self._response.close()
+        else:
             self._response.release()
-        )
 
 
 def forwarded_headers(headers: Headers, api_key: str | None) -> tuple[tuple[str, str], ...]:

@@ -146,13 +146,19 @@ class Runtime:
                 call.step.cached_tokens = usage.cached_tokens
                 call.step.output_tokens = usage.output_tokens
 
-    def failed(self, call: Call, at: float, *, status: str = "failed") -> None:
-        """Records that the engine did not answer, or that the client gave the call up."""
-        engine = call.engine
-        state = self._release(call)
-        if state is not None and engine is not None:
-            state.failed += 1
-            self.contexts.retract(call.tenant, call.predicted, engine)
+    def failed(self, call: Call, at: float) -> None:
+        """Records that the engine did not answer."""
+        if call.engine is not None:
+            self.engines[call.engine].failed += 1
+        self.ended_early(call, "failed", at)
+
+    def ended_early(self, call: Call, status: str, at: float) -> None:
+        """Records that a call under way ended without a result: `failed`, `cancelled` by its client, or
+        `refused` by the engine as a bad request. Does nothing if it has ended already."""
+        if call.engine is None:
+            return
+        self.contexts.retract(call.tenant, call.predicted, call.engine)
+        self._release(call)
         if call.step is not None:
             call.step.status, call.step.finished_at = status, at
 
