@@ -97,7 +97,18 @@ async def lifespan(
             return
 
 
-def _server(app: App, host: str, port: int) -> tuple[uvicorn.Server, socket.socket]:
+class _Server(uvicorn.Server):
+    """Lets the application end its endless responses before uvicorn waits for all responses to end."""
+
+    on_shutdown: Callable[[], None] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.on_shutdown is not None:
+            self.on_shutdown()
+        await super().shutdown(sockets)
+
+
+def _server(app: App, host: str, port: int) -> tuple[_Server, socket.socket]:
     config = uvicorn.Config(
         app,
         host=host,
@@ -119,7 +130,9 @@ def _server(app: App, host: str, port: int) -> tuple[uvicorn.Server, socket.sock
     except OSError:
         listener.close()
         raise
-    return uvicorn.Server(config), listener
+    server = _Server(config)
+    server.on_shutdown = getattr(app, "close", None)
+    return server, listener
 
 
 def _url(host: str, listener: socket.socket) -> str:

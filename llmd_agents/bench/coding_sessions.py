@@ -41,6 +41,8 @@ class _Subagent(_Record):
     subagent_type: str = "subagent"
     status: str = "completed"
     duration_ms: Annotated[float, Field(ge=0)] | None = None
+    tool_tokens: int = 0
+    system_tokens: int = 0
     requests: list[_Request]
 
 
@@ -81,10 +83,12 @@ class Subagent:
 
     Attributes:
         delay_s: seconds from the end of the main branch's previous call to its start.
+        head_tokens: as in CodingSession.
         awaited: whether the main branch waited for it before it went on.
     """
 
     name: str
+    head_tokens: int
     delay_s: float
     awaited: bool
     turns: tuple[Turn, ...]
@@ -195,7 +199,8 @@ def _subagent(record: _Subagent, delay_s: float, block_size: int) -> Subagent:
     for request in record.requests:
         turns.append(_turn(request, request.t - free_at, block_size))
         free_at = request.t + (request.api_time or 0.0)
-    return Subagent(record.subagent_type, delay_s, _is_awaited(record), tuple(turns))
+    head_tokens = record.tool_tokens + record.system_tokens
+    return Subagent(record.subagent_type, head_tokens, delay_s, _is_awaited(record), tuple(turns))
 
 
 def _turn(request: _Request, gap_s: float, block_size: int) -> Turn:

@@ -1,0 +1,1 @@
+"""What a newcomer runs: a bundled program and real recorded sessions, through the whole stack."""
