@@ -106,7 +106,11 @@ def engine(
     with _needs("engine"):
         from llmd_agents import serving
         from llmd_agents.engine import EngineServer, ProfileError, load_profile
-    changes = {"block_size": block_size, "num_blocks": num_blocks, "max_model_len": max_model_len}
+    changes: dict[str, Any] = {
+        "block_size": block_size,
+        "num_blocks": num_blocks,
+        "max_model_len": max_model_len,
+    }
     try:
         settings = dataclasses.replace(
             load_profile(profile), **{key: value for key, value in changes.items() if value is not None}
@@ -169,7 +173,7 @@ def replay(
 def demo() -> None:
     """Run a bundled program (a fork of 8 with a join) through the whole stack and show what became of it."""
     with _needs("bench"):
-        from llmd_agents.demo.grading import run_demo
+        from llmd_agents.demo.essay_grading import run_demo
     try:
         asyncio.run(run_demo())
     except KeyboardInterrupt:

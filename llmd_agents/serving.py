@@ -123,7 +123,8 @@ def _server(app: App, host: str, port: int) -> tuple[_Server, socket.socket]:
         backlog=4096,
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    # The protocol is named so that asyncio turns Nagle's algorithm off, which would delay small replies.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -5,13 +5,18 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+
+import tenacity
+
+# The one that openai has loaded already. It is not imported later, in the thread that needs it: openai 3 looks
+# for a loaded httpx while it makes a call, and must not find one that is half loaded.
+try:
+    import httpx2 as httpx
+except ModuleNotFoundError:
+    import httpx  # type: ignore[no-redef]
 
 from llmd_agents.hints import Event, encode_events
 from llmd_agents.hints.limits import EVENTS_PER_BATCH_MAX
-
-if TYPE_CHECKING:
-    import httpx
 
 log = logging.getLogger("llmd_agents.client")
 
@@ -71,9 +76,6 @@ class EventSender:
             return self._changed.wait_for(lambda: not self._queue and not self._busy, timeout)
 
     def _work(self) -> None:
-        # Imported here: an application that makes no program pays for neither.
-        import httpx
-
         with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
             while batch := self._next_batch():
                 try:
@@ -96,14 +98,11 @@ class EventSender:
             count = min(len(self._queue), EVENTS_PER_BATCH_MAX)
             return [self._queue.popleft() for _ in range(count)]
 
-    def _post(self, client: "httpx.Client", batch: list[Event]) -> None:
-        import httpx
-        import tenacity
-
+    def _post(self, client: httpx.Client, batch: list[Event]) -> None:
         body = encode_events(batch)
         for attempt in tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(initial=0.05, max=1.0),
+            wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + tenacity.wait_random(0, 0.05),
             retry=tenacity.retry_if_exception_type((httpx.TransportError, _TransientStatus)),
             reraise=True,
         ):

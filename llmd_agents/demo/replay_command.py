@@ -38,16 +38,18 @@ class ReplayResult:
     def as_json(self) -> dict[str, Any]:
         """Returns the documented JSON form. Token counts are the engines' own where these could be read."""
         report = self.report
-        counts = report.engines or [report]
+        engines = report.engines
+        prompt = sum(engine.prompt_tokens for engine in engines)
+        cached = sum(engine.cached_tokens for engine in engines)
         return {
             "requests": report.requests,
             "failed": report.failed,
-            "prompt_tokens": sum(one.prompt_tokens for one in counts),
-            "cached_tokens": sum(one.cached_tokens for one in counts),
+            "prompt_tokens": prompt if engines else report.prompt_tokens,
+            "cached_tokens": cached if engines else report.cached_tokens,
             "steps": report.steps,
             "edges": report.edges,
             "branches": report.branches,
-            "engines": [asdict(engine) for engine in report.engines],
+            "engines": [asdict(engine) for engine in engines],
         }
 
     def warning(self) -> str | None:

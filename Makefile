@@ -1,0 +1,56 @@
+PYTHON ?= python3
+VENV := .venv
+VENV_OPENAI2 := .venv-openai2
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint types imports docs unit openai2 install format clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: install  ## Run the bundled program through client, router and three engines
+	$(BIN)/llmd-agents demo
+
+test: lint types imports docs openai2 unit  ## Run every check and every test
+
+install: $(VENV)/installed  ## Make the virtual environment
+
+$(VENV)/installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[dev]'
+	@touch $@
+
+lint: install
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports --no-cache
+
+docs: install  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+unit: install
+	$(BIN)/pytest -n 2 --dist loadscope
+
+# The client promises to work with both major versions of the openai package.
+openai2: $(VENV_OPENAI2)/installed
+	$(VENV_OPENAI2)/bin/pytest -q tests/client tests/stack/test_openai_sdk.py
+
+$(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.txt
+	$(PYTHON) -m venv $(VENV_OPENAI2)
+	sed '/^openai==/d' requirements.txt > $(VENV_OPENAI2)/constraints.txt
+	$(VENV_OPENAI2)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(VENV_OPENAI2)/constraints.txt -r requirements-openai2.txt -e '.[router]' \
+		pytest pytest-timeout hypothesis
+	@touch $@
+
+format: install  ## Format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## Remove everything that make has made
+	rm -rf $(VENV) $(VENV_OPENAI2) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

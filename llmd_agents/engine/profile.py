@@ -1,0 +1,120 @@
+"""How large and how fast a modelled engine is: `EngineProfile`, and the packaged profiles in `profiles/`."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+DEFAULT_PROFILE: Final = "h100-8b"
+
+
+class ProfileError(ValueError):
+    """There is no such profile, or it describes no engine; says which key is wrong and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProfile:
+    """Sizes and cost model of one engine; vary one with `dataclasses.replace`.
+
+    A step takes `step_overhead_s`, plus for every token of a prompt `prefill_s_per_token` and for every token
+    that it attends to `prefill_s_per_token_context`, plus for every sequence that decodes `decode_s_per_seq`
+    and for every token of its context `decode_s_per_context_token`.
+
+    Raises:
+        ProfileError: if a field is of the wrong type or out of range.
+    """
+
+    name: str
+    block_size: int
+    """Tokens per block of KV cache."""
+    num_blocks: int
+    """Blocks of KV cache; as in vLLM one of them is never used."""
+    max_model_len: int
+    """Most tokens of one request, prompt and output together."""
+    max_num_batched_tokens: int
+    """Most tokens computed in one step."""
+    max_num_seqs: int
+    """Most requests that run at once."""
+    step_overhead_s: float
+    prefill_s_per_token: float
+    prefill_s_per_token_context: float
+    decode_s_per_seq: float
+    decode_s_per_context_token: float
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.type is str:
+                allowed = "a non-empty string"
+                valid = isinstance(value, str) and bool(value)
+            elif item.type is int:
+                least = 2 if item.name == "num_blocks" else 1
+                allowed = f"an integer of at least {least}"
+                valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            else:
+                allowed = "a number of seconds, 0 or more"
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                valid = number and 0 <= value < float("inf")
+            if not valid:
+                raise ProfileError(f"{item.name} must be {allowed}, not {value!r}")
+        if self.step_overhead_s == 0:
+            # Modelled time must advance with every step.
+            raise ProfileError("step_overhead_s must be more than 0")
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the cache can hold."""
+        return (self.num_blocks - 1) * self.block_size
+
+    def prefill_s(self, start: int, end: int) -> float:
+        """Seconds for tokens start (inclusive) to end (exclusive) of a prompt, the step's overhead aside."""
+        count = end - start
+        attended = count * (start + end + 1) / 2
+        return self.prefill_s_per_token * count + self.prefill_s_per_token_context * attended
+
+    def decode_s(self, context: int) -> float:
+        """Seconds for one token of a sequence of `context` tokens, the step's overhead aside."""
+        return self.decode_s_per_seq + self.decode_s_per_context_token * context
+
+
+def profile_names() -> tuple[str, ...]:
+    """Returns the names of the packaged profiles."""
+    found = (Path(item.name) for item in (files(__package__) / "profiles").iterdir())
+    return tuple(sorted(path.stem for path in found if path.suffix == ".toml"))
+
+
+def load_profile(name_or_path: str | Path = DEFAULT_PROFILE) -> EngineProfile:
+    """Returns a packaged profile by its name, or one from a TOML file (a path that ends in `.toml`).
+
+    Raises:
+        ProfileError: if there is none, or it is no profile.
+    """
+    text = str(name_or_path)
+    if text in profile_names():
+        data = (files(__package__) / "profiles" / f"{text}.toml").read_bytes()
+    elif text.endswith(".toml"):
+        try:
+            data = Path(text).read_bytes()
+        except OSError as error:
+            raise ProfileError(f"profile {text}: {error.strerror}") from error
+    else:
+        raise ProfileError(
+            f"profile {text!r} is neither the path of a .toml file nor one of {', '.join(profile_names())}"
+        )
+    try:
+        return _read(tomllib.loads(data.decode()))
+    except ValueError as error:
+        raise ProfileError(f"profile {text}: {error}") from error
+
+
+def _read(members: dict[str, Any]) -> EngineProfile:
+    allowed = [item.name for item in dataclasses.fields(EngineProfile)]
+    for key in members:
+        if key not in allowed:
+            raise ProfileError(f"unknown key {key!r}; allowed are {', '.join(allowed)}")
+    for key in allowed:
+        if key not in members:
+            raise ProfileError(f"key {key!r} is missing; needed are {', '.join(allowed)}")
+    return EngineProfile(**members)

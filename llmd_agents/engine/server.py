@@ -1,0 +1,265 @@
+"""An OpenAI-compatible server around the embedded engine. No model runs: its replies are made-up words, its
+times are modelled, and every response says so.
+
+    POST /v1/chat/completions     streamed or not
+    GET  /v1/models  /health  /metrics
+    POST /reset_prefix_cache      409 while requests hold blocks
+    GET  /v1/agent/kv/events      residency, as server-sent events
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from llmd_agents import serving
+from llmd_agents.hints import RESIDENCY_PATH
+from llmd_agents.serving import Receive, Scope, Send
+
+from . import openai_api
+from .completion import Completion, RefusedRequest, read_completion
+from .core import EngineCore, StepOutput
+from .dispatch import DispatchOrder, first_come_first_served
+from .eviction import EvictionOrder
+from .feed import ResidencyFeed
+from .loop import EngineLoop, Reply
+from .metrics import CONTENT_TYPE, EngineMetrics
+from .openai_api import ENGINE_HEADER, FINGERPRINT, Chunks
+from .profile import EngineProfile
+from .records import Listener
+from .request import EngineRequest, RequestStats
+from .tokenizer import BYTES_PER_TOKEN
+
+BODY_MAX_BYTES: Final = 64 << 20
+
+Handler = Callable[[Receive, Send], Awaitable[None]]
+
+
+class EngineServer:
+    """The ASGI application; one instance is one engine.
+
+    Args:
+        profile: sizes and cost model.
+        model_names: models that are served; with none, any name is.
+        time_scale: modelled seconds per second of wall time.
+        eviction: see `EngineCore`.
+        dispatch: see `EngineCore`.
+        listener: see `EngineCore`; called in the server's event loop.
+        epoch: names this run of the engine in its residency events; random by default.
+    """
+
+    def __init__(
+        self,
+        profile: EngineProfile,
+        *,
+        model_names: Sequence[str] = (),
+        time_scale: float = 1.0,
+        eviction: EvictionOrder | None = None,
+        dispatch: DispatchOrder = first_come_first_served,
+        listener: Listener | None = None,
+        epoch: str | None = None,
+    ) -> None:
+        self.profile = profile
+        self.model_names = tuple(model_names)
+        self.epoch = secrets.token_hex(8) if epoch is None else epoch
+        core = EngineCore(profile, eviction=eviction, dispatch=dispatch, listener=listener)
+        self._core = core
+        self._loop = EngineLoop(core, time_scale=time_scale, on_step=self._on_step, on_end=self._on_end)
+        self._feed = ResidencyFeed(self.epoch, core.resident)
+        self._metrics = EngineMetrics(core, self._shown_names[0])
+        self._running: dict[str, Completion] = {}
+        self._served = 0
+        self._routes: dict[str, dict[str, Handler]] = {
+            "/v1/chat/completions": {"POST": self._complete},
+            "/v1/models": {"GET": self._models},
+            "/health": {"GET": self._health},
+            "/metrics": {"GET": self._scrape},
+            "/reset_prefix_cache": {"POST": self._reset},
+            RESIDENCY_PATH: {"GET": self._residency},
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await serving.lifespan(receive, send, self._start, self._stop)
+        elif scope["type"] == "http":
+            await self._route(scope["method"], scope["path"], receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    def close(self) -> None:
+        """Ends residency subscriptions and drops requests, so that a server that stops has none to wait for.
+
+        To be called in the server's event loop; calling it twice does no harm.
+        """
+        self._feed.close()
+        self._loop.stop()
+
+    async def _start(self) -> None:
+        self._loop.start()
+
+    async def _stop(self) -> None:
+        self.close()
+
+    @property
+    def _shown_names(self) -> tuple[str, ...]:
+        return self.model_names or (self.profile.name,)
+
+    def _on_step(self, output: StepOutput) -> None:
+        if output.residency:
+            self._feed.publish(output.residency)
+
+    def _on_end(self, request_id: str, stats: RequestStats | None) -> None:
+        completion = self._running.pop(request_id)
+        if stats is None:
+            self._metrics.aborted()
+        else:
+            self._metrics.finished(stats, completion.finish_reason)
+
+    async def _route(self, method: str, path: str, receive: Receive, send: Send) -> None:
+        methods = self._routes.get(path)
+        if methods is None:
+            await _refuse(send, f"there is no {path}", status=404)
+        elif (handler := methods.get(method)) is None:
+            allowed = ", ".join(methods)
+            await _refuse(send, f"{path} takes {allowed}, not {method}", status=405, allow=allowed)
+        else:
+            await handler(receive, send)
+
+    async def _models(self, receive: Receive, send: Send) -> None:
+        await _answer(send, openai_api.models(self._shown_names, self.profile.max_model_len))
+
+    async def _health(self, receive: Receive, send: Send) -> None:
+        alive = self._loop.alive
+        await _answer(send, {"status": "ok" if alive else "stopped"}, status=200 if alive else 503)
+
+    async def _scrape(self, receive: Receive, send: Send) -> None:
+        await serving.send_bytes(send, 200, self._metrics.text(), CONTENT_TYPE, [ENGINE_HEADER])
+
+    async def _reset(self, receive: Receive, send: Send) -> None:
+        if self._core.reset_prefix_cache():
+            self._feed.publish((), cleared=True)
+            await _answer(send, {"status": "ok"})
+        else:
+            await _refuse(send, "running requests hold blocks; nothing was reset", status=409)
+
+    async def _residency(self, receive: Receive, send: Send) -> None:
+        with self._feed.subscribe() as subscription:
+            watcher = asyncio.create_task(_when_gone(receive, subscription.close))
+            try:
+                await _start_stream(send)
+                async for event in self._feed.events(subscription):
+                    await _send_part(send, event)
+                await _send_part(send, b"", last=True)
+            finally:
+                watcher.cancel()
+
+    async def _complete(self, receive: Receive, send: Send) -> None:
+        try:
+            data = await serving.read_body(receive, limit=BODY_MAX_BYTES)
+            completion = read_completion(data, self.profile, self.model_names)
+        except serving.ClientLeft:
+            return
+        except serving.BodyTooLarge:
+            await _refuse(send, f"the body exceeds {BODY_MAX_BYTES} bytes", status=413)
+            return
+        except RefusedRequest as refused:
+            await _refuse(
+                send, refused.message, status=refused.status, param=refused.param, code=refused.code
+            )
+            return
+        if not self._loop.alive:
+            await _refuse(send, "the engine is stopping", status=503)
+            return
+        request_id = f"chatcmpl-{self.epoch}-{self._served}"
+        self._served += 1
+        reply = self._submit(request_id, completion)
+        watcher = asyncio.create_task(_when_gone(receive, lambda: self._loop.abort(request_id)))
+        try:
+            if completion.stream:
+                await _stream(send, request_id, completion, reply)
+            else:
+                await _whole(send, request_id, completion, reply)
+        finally:
+            watcher.cancel()
+            self._loop.abort(request_id)
+
+    def _submit(self, request_id: str, completion: Completion) -> Reply:
+        request = EngineRequest(
+            id=request_id,
+            prompt=completion.prompt.tokens,
+            output=completion.output,
+            root=completion.root,
+            boundaries=completion.boundaries,
+        )
+        reply = self._loop.submit(request)
+        self._running[request_id] = completion
+        return reply
+
+
+async def _whole(send: Send, request_id: str, completion: Completion, reply: Reply) -> None:
+    created = int(time.time())
+    while not reply.ended:
+        await reply.change()
+    if reply.stats is None:
+        await _refuse(send, "the request was dropped: the engine is stopping", status=503)
+    else:
+        await _answer(send, openai_api.whole(request_id, created, completion, reply.stats))
+
+
+async def _stream(send: Send, request_id: str, completion: Completion, reply: Reply) -> None:
+    chunks = Chunks(request_id, int(time.time()), completion)
+    await _start_stream(send)
+    sent = 0
+    ended = False
+    while not ended:
+        ended, ready = reply.ended, reply.ready
+        if ready > sent:
+            text = completion.output[sent * BYTES_PER_TOKEN : ready * BYTES_PER_TOKEN].decode()
+            part = chunks.content(text)
+            await _send_part(send, part if sent else chunks.role() + part)
+            sent = ready
+        elif not ended:
+            await reply.change()
+    if reply.stats is not None:
+        await _send_part(send, chunks.end(reply.stats), last=True)
+    else:
+        message = "the request was dropped: the engine is stopping"
+        dropped = openai_api.error(message, "server_error", None, None)
+        await _send_part(send, openai_api.event(dropped), last=True)
+
+
+async def _when_gone(receive: Receive, act: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    act()
+
+
+async def _start_stream(send: Send) -> None:
+    headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), ENGINE_HEADER]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def _send_part(send: Send, data: bytes, *, last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+async def _answer(
+    send: Send, value: dict[str, Any], *, status: int = 200, headers: serving.Headers | None = None
+) -> None:
+    value["system_fingerprint"] = FINGERPRINT
+    await serving.send_json(send, status, value, [ENGINE_HEADER, *(headers or ())])
+
+
+async def _refuse(
+    send: Send,
+    message: str,
+    *,
+    status: int,
+    param: str | None = None,
+    code: str | None = None,
+    allow: str | None = None,
+) -> None:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    headers = [(b"allow", allow.encode())] if allow is not None else None
+    await _answer(send, openai_api.error(message, kind, param, code), status=status, headers=headers)

@@ -1,0 +1,44 @@
+from llmd_agents.hints import Lifetime, Scope, SegmentType, chain, segments_of
+from llmd_agents.hints.segments import merge_oldest
+
+
+def test_types_follow_the_roles() -> None:
+    links = chain(
+        {
+            "model": "m",
+            "tools": [{"type": "function", "function": {"name": "search"}}],
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "Hi"},
+                {"role": "assistant", "content": None, "tool_calls": []},
+                {"role": "tool", "content": "42", "tool_call_id": "1"},
+            ],
+        }
+    )
+    segments = segments_of(links)
+    assert [s.type.value for s in segments] == [
+        "tool_definition",
+        "system_prompt",
+        *["conversation_turn"] * 3,
+    ]
+    assert [s.digest for s in segments] == [link.digest for link in links]
+    assert segments[0].effective_lifetime is Lifetime.PERSISTENT
+    assert segments[0].effective_scope is Scope.TENANT
+    assert segments[2].effective_lifetime is Lifetime.BRANCH
+
+
+def test_a_head_without_tools_is_no_segment() -> None:
+    assert segments_of(chain({"model": "m", "messages": []})) == ()
+
+
+def test_merging_covers_the_same_context() -> None:
+    messages = [{"role": "user" if i else "system", "content": "x" * i} for i in range(10)]
+    segments = segments_of(chain({"model": "m", "messages": messages}))
+    for most in range(1, 12):
+        merged = merge_oldest(segments, most)
+        assert len(merged) == min(most, 10)
+        assert merged[-1].digest == segments[-1].digest
+        assert sum(s.size for s in merged) == sum(s.size for s in segments)
+    kept = merge_oldest(segments, 4)
+    assert kept[0].type is SegmentType.SYSTEM_PROMPT
+    assert [s.merged for s in kept] == [1, 7, 1, 1]
