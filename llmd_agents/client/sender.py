@@ -8,8 +8,8 @@ from collections import deque
 
 import tenacity
 
-# The one that openai has loaded already. It is not imported later, in the thread that needs it: openai 3 looks
-# for a loaded httpx while it makes a call, and must not find one that is half loaded.
+# The one that openai has loaded already. It is not imported later, in the thread that needs it: openai 3
+# looks for a loaded httpx while it makes a call, and must not find one that is half loaded.
 try:
     import httpx2 as httpx
 except ModuleNotFoundError:

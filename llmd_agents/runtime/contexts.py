@@ -83,6 +83,7 @@ class Contexts:
             digest = segment.digest
         if digest is not None:
             self._touch(tenant, digest)
+        self._forget_oldest()
         return digest
 
     def derive(self, tenant: str, links: Sequence[Link]) -> bytes | None:
@@ -169,6 +170,8 @@ class Contexts:
             return
         self._contexts[key] = Context(digest, parent, segment_type, depth)
         self._tenants.setdefault(digest, set()).add(tenant)
+
+    def _forget_oldest(self) -> None:
         while len(self._contexts) > self._most:
             (old_tenant, old_digest), old = self._contexts.popitem(last=False)
             for engine in old.holders:

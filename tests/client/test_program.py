@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 
 from llmd_agents import instrument, program, tool
-from llmd_agents.hints import BranchEnded, ForkDeclared, Joined, ProgramFinished, ProgramStarted
+from llmd_agents.hints import BranchEnded
 from llmd_agents.hints.events import ToolFinished, ToolStarted
 from tests.recording import RecordingServer, recording_server
 
@@ -40,8 +40,7 @@ def test_a_conversation_is_a_chain_of_steps(server: tuple[RecordingServer, str])
     assert second.extends == first.digest
     assert third.extends == second.digest
     assert [len(step.segments) for step in (first, second, third)] == [1, 2, 2]
-    kinds = [type(event) for event in recorded.events]
-    assert kinds == [ProgramStarted, ProgramFinished]
+    assert [event.type for event in recorded.events] == ["program_started", "program_finished"]
     assert recorded.event_posts[0].headers["authorization"] == "Bearer k"
 
 
@@ -94,11 +93,11 @@ def test_fork_and_join(server: tuple[RecordingServer, str]) -> None:
     assert steps[-1].step.parents == ("f1",)
     assert steps[-1].step.fork is None
     events = recorded.events
-    assert [type(event) for event in events if not isinstance(event, BranchEnded)] == [
-        ProgramStarted,
-        ForkDeclared,
-        Joined,
-        ProgramFinished,
+    assert [event.type for event in events if not isinstance(event, BranchEnded)] == [
+        "program_started",
+        "fork_declared",
+        "joined",
+        "program_finished",
     ]
     assert sum(isinstance(event, BranchEnded) for event in events) == 3
 

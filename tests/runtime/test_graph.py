@@ -1,0 +1,134 @@
+from typing import Any
+
+import pytest
+
+from llmd_agents.hints import (
+    BranchEnded,
+    Event,
+    ForkDeclared,
+    ForkPosition,
+    Hints,
+    Joined,
+    Program,
+    ProgramFinished,
+    ProgramStarted,
+    Step,
+)
+from llmd_agents.hints.events import ToolFinished, ToolStarted
+from llmd_agents.runtime import ProgramGraph, ProgramRecord
+from llmd_agents.runtime import graph as graph_module
+
+PROGRAM = Program(id="p", name="test")
+
+
+def add(graph: ProgramGraph, step_id: str, branch: str = "main", **declared: Any) -> None:
+    if "." in branch:
+        fork, _, index = branch.rpartition(".")
+        declared.setdefault("fork", ForkPosition(id=fork, index=int(index), width=9))
+    hints = Hints(program=PROGRAM, step=Step(id=step_id, branch=branch, **declared))
+    graph.step("t", hints, None, now=1.0)
+
+
+def edges(graph: ProgramGraph) -> set[str]:
+    return {f"{a}>{b}" for a, b in record(graph).edges()}
+
+
+def record(graph: ProgramGraph) -> ProgramRecord:
+    found = graph.get("t", "p")
+    assert found is not None
+    return found
+
+
+def test_a_fork_as_parent_stands_for_the_last_steps_of_its_branches() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1")
+    add(graph, "s2", "f1.0", parents=("s1",))
+    add(graph, "s3", "f1.0", parents=("s2",))
+    add(graph, "s4", "f1.1", parents=("s1",))
+    add(graph, "s5", parents=("f1",))
+    assert edges(graph) == {"s1>s2", "s2>s3", "s1>s4", "s3>s5", "s4>s5"}
+
+
+@pytest.mark.parametrize("events_late", [False, True])
+def test_a_fork_inside_a_branch(events_late: bool) -> None:
+    graph = ProgramGraph()
+    events: list[Event] = [
+        ForkDeclared(program="p", at=1, branch="f1.0", fork="f2", width=2, parents=("s2",)),
+        Joined(program="p", at=2, branch="f1.0", fork="f2"),
+    ]
+    add(graph, "s1")
+    add(graph, "s2", "f1.0", parents=("s1",))
+    if not events_late:
+        graph.apply("t", events[0], 1.0)
+    add(graph, "s3", "f2.0", parents=("s2",))
+    add(graph, "s4", "f2.1", parents=("s2",))
+    for event in events[events_late is False :]:
+        graph.apply("t", event, 2.0)
+    add(graph, "s5", parents=("f1",))
+    assert edges(graph) == {"s1>s2", "s2>s3", "s2>s4", "s3>s5", "s4>s5"}
+
+
+def test_a_fork_without_steps_leaves_what_it_started_from() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1")
+    graph.apply("t", ForkDeclared(program="p", at=1, fork="f1", width=2, parents=("s1",)), 1.0)
+    graph.apply("t", Joined(program="p", at=1, fork="f1"), 1.0)
+    add(graph, "s2", parents=("f1",))
+    assert edges(graph) == {"s1>s2"}
+
+
+def test_forks_that_name_each_other_do_not_hang() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1")
+    for fork, other in (("f1", "f2"), ("f2", "f1")):
+        graph.apply("t", ForkDeclared(program="p", at=1, fork=fork, width=1, parents=(other,)), 1.0)
+    add(graph, "s2", parents=("f1", "f2", "nowhere"))
+    assert edges(graph) == set()
+
+
+def test_a_retry_is_the_same_step() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1")
+    add(graph, "s1")
+    assert [(step.declared.id, step.attempts) for step in record(graph).steps.values()] == [("s1", 2)]
+    assert record(graph).branches["main"].steps == 1
+
+
+def test_events_of_unknown_programs_and_other_tenants_are_refused() -> None:
+    graph = ProgramGraph()
+    graph.apply("t", ProgramStarted(program="p", at=1, declared=PROGRAM), 1.0)
+    end = ProgramFinished(program="p", at=2)
+    refused = graph.apply("other", end, 2.0)
+    assert refused is not None
+    assert refused.reason == "unknown program"
+    assert record(graph).outcome is None
+    assert graph.apply("t", end, 2.0) is None
+    assert record(graph).outcome == "ok"
+    mixed = ProgramStarted(program="q", at=1, declared=PROGRAM)
+    assert graph.apply("t", mixed, 1.0) is not None
+
+
+def test_tools_and_branches() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1")
+    graph.apply("t", ToolStarted(program="p", at=0, call="t1", tool="search", expected=5), 10.0)
+    graph.apply("t", ToolFinished(program="p", at=0, call="t1", tool="search", outcome="error"), 12.0)
+    graph.apply("t", BranchEnded(program="p", at=0, branch="main"), 13.0)
+    (call,) = record(graph).tools
+    assert (call.started_at, call.finished_at, call.outcome, call.expected) == (10.0, 12.0, "error", 5)
+    assert record(graph).branches["main"].outcome == "ok"
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_module, "STEPS_PER_PROGRAM_MAX", 3)
+    monkeypatch.setattr(graph_module, "BRANCHES_PER_PROGRAM_MAX", 2)
+    graph = ProgramGraph(most=2)
+    for number in range(10):
+        add(graph, f"s{number}", f"f{number}.0")
+    assert list(record(graph).steps) == ["s7", "s8", "s9"]
+    assert record(graph).forgotten == 7
+    assert len(record(graph).branches) == 2
+    for name in "xyz":
+        graph.apply("t", ProgramStarted(program=name, at=1, declared=Program(id=name)), 1.0)
+    assert len(graph) == 2
+    assert graph.get("t", "p") is None
