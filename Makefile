@@ -31,7 +31,7 @@ imports: install
 	$(BIN)/lint-imports --no-cache
 
 docs: install  ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 unit: install
 	$(BIN)/pytest -n 2 --dist loadscope

@@ -80,7 +80,9 @@ def router(
 
 @app.command()
 def engine(
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8001,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8001,
     host: Host = "127.0.0.1",
     profile: Annotated[
         str, typer.Option(help="Name of a packaged profile, or path of a .toml file.")
@@ -174,8 +176,11 @@ def demo() -> None:
     """Run a bundled program (a fork of 8 with a join) through the whole stack and show what became of it."""
     with _needs("bench"):
         from llmd_agents.demo.essay_grading import run_demo
+        from llmd_agents.demo.fleet import FleetError
     try:
         asyncio.run(run_demo())
+    except FleetError as error:
+        _fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

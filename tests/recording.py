@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmd_agents.hints import Event, Hints, decode_events, decode_hints
+from llmd_agents.hints import Event, Hints, Rejection, decode_events, decode_hints
 from llmd_agents.serving import Receive, Scope, Send, in_background, read_body, send_bytes, send_json
 
 
@@ -67,9 +67,9 @@ class RecordingServer:
     def events(self) -> list[Event]:
         found: list[Event] = []
         for request in self.event_posts:
-            events, rejected = decode_events(request.body)
-            assert not rejected
-            found += events
+            for event in decode_events(request.body):
+                assert not isinstance(event, Rejection), event
+                found.append(event)
         return found
 
     def wait_for(self, condition: Callable[[], bool]) -> None:

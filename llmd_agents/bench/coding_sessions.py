@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from llmd_agents.hints.errors import first_problem
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -148,10 +150,7 @@ def read_coding_session(path: Path) -> CodingSession:
             tuple(_events(records, session.block_size)),
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadTrace(f"{path}: {key + ': ' if key else ''}{message}") from None
+        raise BadTrace(f"{path}: {first_problem(error)}") from None
     except _BadBlocks as error:
         raise BadTrace(f"{path}: {error}") from None
 

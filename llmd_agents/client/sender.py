@@ -26,12 +26,16 @@ ATTEMPTS = 4
 TIMEOUT_SECONDS = 2.0
 EXIT_FLUSH_SECONDS = 0.5
 
-_UNSUPPORTED = frozenset({400, 401, 403, 404, 405, 501})
+_UNSUPPORTED = frozenset({401, 403, 404, 405, 501})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class _TransientStatus(Exception):
     """The server may take the same batch a little later."""
+
+
+class _RefusedBatch(Exception):
+    """The server wants this batch neither now nor later; the next one may be welcome."""
 
 
 class EventSender:
@@ -115,6 +119,8 @@ class EventSender:
             with self._changed:
                 self._off = True
                 self._queue.clear()
+        elif status >= 400:
+            raise _RefusedBatch(f"status {status}")
 
 
 _senders: dict[tuple[str, str], EventSender] = {}

@@ -19,7 +19,7 @@ from llmd_agents.hints import (
     encode_hints,
     segments_of,
 )
-from llmd_agents.hints.limits import PARENTS_MAX
+from llmd_agents.hints.limits import NAME_MAX_CHARS, PARENTS_MAX
 
 from .frame import Frame
 
@@ -90,12 +90,15 @@ def begin_step(content: bytes, server: str, find_frame: Callable[[list[Link]], F
         id=branch.run.step_ids.next(),
         branch=branch.id,
         kind=frame.kind,
+        model=_model(body),
         agent=frame.agent,
         parents=branch.frontier[-PARENTS_MAX:],
         fork=branch.fork,
         loop=branch.loops[-1] if branch.loops else None,
     )
     known = branch.known_links(server, links)
+    if known == 1 and links[0].size == 0:
+        known = 0  # a head without tools is no segment, so the server has not been told of it
     hints = Hints(
         program=branch.run.declared,
         step=step,
@@ -105,3 +108,10 @@ def begin_step(content: bytes, server: str, find_frame: Callable[[list[Link]], F
     pending = PendingStep(frame, server, fingerprint, step, links, encode_hints(hints))
     _last.set(pending)
     return pending
+
+
+def _model(body: dict[str, Any]) -> str | None:
+    model = body.get("model")
+    return (
+        model if isinstance(model, str) and 0 < len(model) <= NAME_MAX_CHARS and model.isprintable() else None
+    )

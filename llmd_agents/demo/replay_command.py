@@ -155,6 +155,7 @@ def _progress(sessions: Sequence[CodingSession]) -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("replaying", total=total)
         yield lambda: bar.advance(task)

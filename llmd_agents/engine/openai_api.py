@@ -80,10 +80,10 @@ class Chunks:
     def end(self, stats: RequestStats) -> bytes:
         """Returns the finish chunk, the usage chunk if it was asked for, and the end mark."""
         reason = self._completion.finish_reason
+        finish = self._choice({}, reason, llmd=timing(stats))
         if not self._completion.include_usage:
-            return self._choice({}, reason, llmd=timing(stats)) + DONE
-        last = {**self._base, "choices": [], "usage": usage(stats), "llmd": timing(stats)}
-        return self._choice({}, reason) + event(last) + DONE
+            return finish + DONE
+        return finish + event({**self._base, "choices": [], "usage": usage(stats)}) + DONE
 
     def _choice(self, delta: dict[str, str], reason: str | None, **members: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}

@@ -9,8 +9,9 @@ The encoding is bencode with three more types (see `docs/digests.md`, which is t
     object         d <key, value, key, value, …> e, keys sorted by their UTF-8 bytes
     null, true, false                n, t, f
 
-A number is an integer if its value is one and its magnitude is at most 2^53, however it was written, so that
-JSON libraries with and without integers agree. Unlike canonical JSON this needs no escaping: the text of a
+A number is an integer if its value is one and its magnitude is less than 2^53, however it was written, so
+that JSON libraries with and without integers agree (from 2^53 on, one that reads doubles tells neighbours
+no longer apart). Unlike canonical JSON this needs no escaping: the text of a
 long message is hashed as it is.
 """
 
@@ -92,7 +93,7 @@ def _write(value: Any, parts: list[bytes]) -> None:
 
 
 def _number(value: int | float) -> bytes:
-    if -_EXACT <= value <= _EXACT and value == int(value):
+    if -_EXACT < value < _EXACT and value == int(value):
         return b"i%de" % int(value)
     try:
         double = float(value)

@@ -8,9 +8,11 @@
 A field with a bad value raises pydantic's ValidationError where the model is built; it names the field.
 """
 
+from pydantic import ValidationError
+
 from .digest import UnreadableContext
 
-__all__ = ["HintsTooLong", "UnreadableContext", "UnreadableHints"]
+__all__ = ["HintsTooLong", "UnreadableContext", "UnreadableHints", "first_problem"]
 
 
 class HintsTooLong(ValueError):
@@ -19,3 +21,11 @@ class HintsTooLong(ValueError):
 
 class UnreadableHints(ValueError):
     """The value is not a hint header: not a structured field, too long, or of an unknown version."""
+
+
+def first_problem(error: ValidationError) -> str:
+    """Returns the first of pydantic's complaints as one line: `field: what is wrong`."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .errors import UnreadableHints
-from .fields import Contract, Digest, FanOut, Id, Name, Seconds, Timestamp
+from .errors import UnreadableHints, first_problem
+from .fields import Contract, Digest, FanOut, Id, Name, Seconds, Sigma, Timestamp
 from .header import VERSION, Rejection
 from .limits import EVENTS_BODY_MAX_BYTES, EVENTS_PER_BATCH_MAX, PARENTS_MAX
 from .models import ROOT_BRANCH, Lifetime, Program
@@ -46,7 +46,7 @@ class ToolStarted(Contract):
     tool: Name
     expected: Seconds | None = None
     """Median duration, in seconds."""
-    sigma: Seconds | None = None
+    sigma: Sigma | None = None
     result_lifetime: Lifetime | Seconds | None = None
 
 
@@ -130,8 +130,8 @@ def encode_events(events: Iterable[Event]) -> bytes:
     return b'{"version":%d,"events":%s}' % (VERSION, listed)
 
 
-def decode_events(body: bytes) -> tuple[list[Event], list[Rejection]]:
-    """Reads a batch. A bad event is rejected alone (named by its index); the others are returned.
+def decode_events(body: bytes) -> list[Event | Rejection]:
+    """Reads a batch; a bad event is rejected alone, and its rejection stands in its place.
 
     Raises:
         UnreadableHints: if the body is too long, no batch, or of another version.
@@ -141,17 +141,14 @@ def decode_events(body: bytes) -> tuple[list[Event], list[Rejection]]:
     try:
         batch = _Batch.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise UnreadableHints(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UnreadableHints(first_problem(error)) from None
     if batch.version != VERSION:
         raise UnreadableHints(f"version {batch.version} is not known (this is version {VERSION})")
-    events: list[Event] = []
-    rejected: list[Rejection] = []
-    for index, raw in enumerate(batch.events):
-        try:
-            events.append(_EVENT.validate_python(raw))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            rejected.append(Rejection(f"events[{index}]", f"{where}: {first['msg']}"))
-    return events, rejected
+    return [_read(raw) for raw in batch.events]
+
+
+def _read(raw: dict[str, Any]) -> Event | Rejection:
+    try:
+        return _EVENT.validate_python(raw)
+    except ValidationError as error:
+        return Rejection("event", first_problem(error))

@@ -63,6 +63,9 @@ Seconds = Annotated[float, Field(ge=0, le=SECONDS_MAX, allow_inf_nan=False)]
 Timestamp = Annotated[float, Field(ge=0, le=10**11, allow_inf_nan=False)]
 """Seconds since the Unix epoch."""
 
+Sigma = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+"""How unsure a duration is: the standard deviation of its natural logarithm."""
+
 Size = Annotated[int, Field(ge=0, le=SIZE_MAX, strict=True)]
 FanOut = Annotated[int, Field(ge=1, le=FAN_OUT_MAX, strict=True)]
 Index = Annotated[int, Field(ge=0, lt=FAN_OUT_MAX, strict=True)]

@@ -2,7 +2,7 @@
 
     v=1, program="essay-7f3a";name="essay";priority=70, step="s12";branch="b3";kind="act",
     parents=("s11");join=all, fork="f1";index=3;width=8, loop="l1";iteration=2;limit=12,
-    extends=:…:, segments=(:…:;t=turn;b=1234 …), next=tool;after=5.0;sigma=0.5, cut=(segments)
+    extends=:…:, segments=(:…:;t=turn;b=1234 …), next=tool;after=5.0;sigma=0.5, cut=("segments")
 
 A member with a bad value is rejected alone; the others still count. `docs/hints.md` lists every member.
 """
@@ -13,9 +13,10 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import http_sf
 from http_sf import DisplayString, StructuredFieldError, Token
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from .errors import HintsTooLong, UnreadableHints
+from .errors import HintsTooLong, UnreadableHints, first_problem
+from .fields import Name
 from .limits import HEADER_MAX_BYTES
 from .models import (
     DEFAULT_LIFETIME,
@@ -38,6 +39,9 @@ from .segments import merge_oldest
 HINTS_HEADER: Final = "x-llmd-hints"
 VERSION: Final = 1
 
+PARENTS_KEPT: Final = 8
+"""Parents that remain of a longer list in a header that is still too long without its segments."""
+
 _TYPE_TOKENS: Final = {
     SegmentType.SYSTEM_PROMPT: "system",
     SegmentType.TOOL_DEFINITION: "tool",
@@ -48,6 +52,7 @@ _TYPE_TOKENS: Final = {
     SegmentType.SCRATCH: "scratch",
 }
 _TYPES: Final = {token: segment_type for segment_type, token in _TYPE_TOKENS.items()}
+_NAMES: Final = TypeAdapter(tuple[Name, ...])
 _MEMBERS: Final = frozenset(
     ("v", "program", "step", "parents", "fork", "loop", "extends", "segments", "next", "cut")
 )
@@ -91,26 +96,30 @@ def encode_hints(hints: Hints, *, limit: int = HEADER_MAX_BYTES) -> str:
     value = _serialize(hints)
     if len(value) <= limit:
         return value
+    if hints.segments:
+        hints, value = _with_fewer_segments(hints, limit)
+    if len(value) > limit and hints.forecast is not None:
+        hints = _cut(hints, "next", forecast=None)
+        value = _serialize(hints)
+    if len(value) > limit and len(hints.step.parents) > PARENTS_KEPT:
+        step = hints.step.model_copy(update={"parents": hints.step.parents[-PARENTS_KEPT:]})
+        value = _serialize(_cut(hints, "parents", step=step))
+    if len(value) > limit:
+        raise HintsTooLong(f"the hints need {len(value)} bytes, more than {limit}")
+    return value
+
+
+def _with_fewer_segments(hints: Hints, limit: int) -> tuple[Hints, str]:
+    """Merges segments until the header fits or one is left; returns what it tried last."""
     room = limit - len(_serialize(_cut(hints, "segments", segments=())))
-    # Every segment costs at least its digest; merging down to this many is a lower bound on the work.
+    # Every segment costs at least its digest, so more than this many cannot fit.
     most = max(1, min(len(hints.segments) - 1, room // 28))
-    while hints.segments:
+    while True:
         shorter = _cut(hints, "segments", segments=merge_oldest(hints.segments, most))
         value = _serialize(shorter)
-        if len(value) <= limit:
-            return value
-        if most == 1:
-            hints = shorter
-            break
+        if len(value) <= limit or most == 1:
+            return shorter, value
         most = max(1, most - max(1, (len(value) - limit) // 64))
-    for shorter in (
-        hints := _cut(hints, "next", forecast=None),
-        _cut(hints, "parents", step=hints.step.model_copy(update={"parents": hints.step.parents[-8:]})),
-    ):
-        value = _serialize(shorter)
-        if len(value) <= limit:
-            return value
-    raise HintsTooLong(f"the hints need {len(value)} bytes, more than {limit}")
 
 
 def decode_hints(value: str | bytes, *, limit: int = HEADER_MAX_BYTES) -> Decoded:
@@ -220,11 +229,7 @@ def _plain(value: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else str(first["msg"])
-    return str(error)
+    return first_problem(error) if isinstance(error, ValidationError) else str(error)
 
 
 class _Reader:
@@ -342,4 +347,4 @@ class _Reader:
     def _names(self, value: Any, params: Params) -> tuple[str, ...]:
         if not isinstance(value, list):
             raise ValueError("is not an inner list")
-        return tuple(_plain(item) for item, _ in value)
+        return _NAMES.validate_python(tuple(_plain(item) for item, _ in value))

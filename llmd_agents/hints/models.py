@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from .fields import Contract, Digest, FanOut, Id, Index, Iteration, Name, Seconds, Size, Timestamp
+from .fields import Contract, Digest, FanOut, Id, Index, Iteration, Name, Seconds, Sigma, Size, Timestamp
 from .limits import PARENTS_MAX, SEGMENTS_MAX
 
 Priority = Annotated[int, Field(ge=0, le=100, strict=True)]
@@ -61,6 +61,7 @@ class Step(Contract):
     kind: Name | None = None
     """plan, reason, act, evaluate, synthesize, …: an open set."""
     model: Name | None = None
+    """The model that the request names, for placement without reading the body."""
     agent: Name | None = None
     parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX)] = ()
     join: Literal["all", "any"] | Annotated[int, Field(ge=1, strict=True)] | None = None
@@ -157,7 +158,7 @@ class Forecast(Contract):
     next: Next
     after: Seconds | None = None
     """Median time until the branch's next step, in seconds from this step's end."""
-    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] | None = None
+    sigma: Sigma | None = None
     """How unsure `after` is: the standard deviation of its natural logarithm."""
     fan_out: FanOut | None = None
     agent: Name | None = None

@@ -3,7 +3,8 @@
     data: {"epoch": "9f…", "seq": 7, "snapshot": false, "cleared": false,
            "changes": [{"digest": "…", "tier": "device", "tokens": 4096, "resident": true}]}
 
-An engine numbers its batches from 0 and opens every subscription with a snapshot. A new epoch, or a gap in
+Batches are numbered in sequence; a subscription opens with a snapshot, which carries the number of the last
+batch before it. A new epoch, or a gap in
 `seq`, means that what was known of the engine no longer holds until the next snapshot.
 """
 

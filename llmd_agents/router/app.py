@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import json
+import logging
 import time
 from typing import Any
 
@@ -16,7 +18,6 @@ from llmd_agents.hints import (
     Decoded,
     Link,
     Rejection,
-    UnreadableContext,
     UnreadableHints,
     chain,
     decode_events,
@@ -41,12 +42,14 @@ from llmd_agents.serving import (
 
 from . import quiet
 from .bodies import asking_for_usage, splice
-from .config import RouterConfig
+from .config import EngineConfig, RouterConfig
 from .engine_link import EngineLink
 from .metrics import CONTENT_TYPE, RouterMetrics
 from .replies import UsageFilter, usage_of
 from .tenancy import Tenants, cache_salt
 from .upstream import Answer, EngineFailed, Outgoing, StreamBroke, ask, forwarded_headers
+
+log = logging.getLogger("llmd_agents.router")
 
 CHAT_PATH = "/v1/chat/completions"
 PROGRAMS_PATH = "/v1/agent/programs/"
@@ -129,24 +132,29 @@ class Router:
         elif method == "GET" and path.startswith(PROGRAMS_PATH):
             await self._show_program(tenant, path.removeprefix(PROGRAMS_PATH), send)
         elif method == "GET" and path == ENGINES_PATH:
-            urls = {name: engine.url for name, engine in self._engines.items()}
-            await send_json(send, 200, {"engines": engines_view(self.runtime, urls)})
+            await send_json(send, 200, {"engines": self._engines_view()})
         else:
             await send_error(send, 404, f"no route {method} {path}")
 
     async def _take_events(self, tenant: str, body: bytes, send: Send) -> None:
         try:
-            events, unreadable = decode_events(body)
+            events = decode_events(body)
         except UnreadableHints as error:
             self._metrics.events.labels("rejected").inc()
             await send_error(send, 400, f"not a batch of events: {error}")
             return
-        refused = [*unreadable, *self.runtime.observe(tenant, events, time.time())]
-        accepted = len(events) + len(unreadable) - len(refused)
+        refused = []
+        for index, event in enumerate(events):
+            rejection = (
+                event if isinstance(event, Rejection) else self.runtime.observe(tenant, event, time.time())
+            )
+            if rejection is not None:
+                reason = f"{rejection.hint}: {rejection.reason}"
+                refused.append({"index": index, "reason": reason})
+        accepted = len(events) - len(refused)
         self._metrics.events.labels("accepted").inc(accepted)
         self._metrics.events.labels("rejected").inc(len(refused))
-        listed = [{"event": item.hint, "reason": item.reason} for item in refused]
-        await send_json(send, 202, {"accepted": accepted, "rejected": listed})
+        await send_json(send, 202, {"accepted": accepted, "rejected": refused})
 
     async def _show_program(self, tenant: str, program_id: str, send: Send) -> None:
         program = self.runtime.program(tenant, program_id)
@@ -154,6 +162,13 @@ class Router:
             await send_error(send, 404, "no such program", code="program_not_found")
         else:
             await send_json(send, 200, program_view(self.runtime, tenant, program))
+
+    def _engines_view(self) -> list[dict[str, Any]]:
+        views = engines_view(self.runtime)
+        if self._tenants.sole is not None:  # addresses are the operator's, not every tenant's, to know
+            for view in views:
+                view["url"] = self._engines[view["name"]].url
+        return views
 
     # --- model calls
 
@@ -186,11 +201,10 @@ class Router:
         try:
             answer = await self._first_answer(call, scope, body)
         except EngineFailed as failure:
-            await send_error(
-                send, 503, str(failure), kind="server_error", code="no_engine_available",
-                headers=[(b"retry-after", b"1"), *self._ack_header(call.ack)],
-            )  # fmt: skip
-            self._metrics.responses.labels(503).inc()
+            status, code = (504, "engine_timeout") if failure.timed_out else (503, "no_engine_available")
+            headers = [(b"retry-after", b"1"), *self._ack_header(call.ack)]
+            await send_error(send, status, str(failure), kind="server_error", code=code, headers=headers)
+            self._metrics.responses.labels(status).inc()
             return
         try:
             await self._pass_on(call, answer, send, hide_usage=hide_usage)
@@ -230,7 +244,7 @@ class Router:
         for position, name in enumerate(call.ranking):
             engine = self._engines[name]
             outgoing = Outgoing(
-                scope["method"], path, forwarded_headers(scope["headers"], engine.api_key), body or None
+                scope["method"], path, self._forwarded(scope["headers"], engine), body or None
             )
             self.runtime.dispatched(call, name)
             if position:
@@ -240,14 +254,17 @@ class Router:
                     self._session,
                     engine.url,
                     outgoing,
-                    first_byte_timeout_s=self._config.first_byte_timeout_s,
+                    timeout_s=self._config.answer_timeout_s,
                 )
             except EngineFailed as failure:
                 reason = f"{name} {failure}"
                 self.runtime.failed(call, time.time())
+                quiet.warn(f"engine {name}", "%s %s", name, failure)
                 if failure.unreachable:
                     self.runtime.engine_down(name)
-                quiet.warn(f"engine {name}", "%s %s", name, failure)
+                if failure.timed_out:
+                    # It would take the others as long, and each of them would have computed it for nothing.
+                    raise EngineFailed(reason, timed_out=True) from failure
             except BaseException:
                 self.runtime.ended_early(call, "cancelled", time.time())
                 raise
@@ -279,6 +296,10 @@ class Router:
             self.runtime.failed(call, time.time())
         await send({"type": "http.response.body", "body": tail})
 
+    def _forwarded(self, headers: Headers, engine: EngineConfig) -> tuple[tuple[str, str], ...]:
+        # A key that names a tenant of ours is none of the engine's business.
+        return forwarded_headers(headers, engine.api_key, keep_authorization=self._tenants.sole is not None)
+
     def _ack_header(self, ack: Ack | None) -> Headers:
         return [] if ack is None else [(ACK_HEADER.encode(), encode_ack(ack).encode("ascii"))]
 
@@ -297,15 +318,27 @@ def _read_hints(headers: Headers) -> Decoded | None:
         return decode_hints(value)
     except UnreadableHints as error:
         return Decoded(None, (Rejection("hints", str(error)),))
+    except Exception:
+        # No header may ever fail a call, not even one that shows a fault of ours.
+        log.exception("reading hints failed")
+        return Decoded(None, (Rejection("hints", "cannot be read"),))
 
 
 def _read_chain(body: bytes) -> list[Link] | None:
     """Returns the chain of a body; None if it has none, which is for the engine to say."""
     try:
-        value: Any = orjson.loads(body)
+        value = _parse(body)
         return chain(value) if isinstance(value, dict) else None
-    except (orjson.JSONDecodeError, UnreadableContext):
+    except (ValueError, RecursionError):
         return None
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # Slower, but it reads what clients in Python may write: lone surrogates and NaN.
+        return json.loads(body)
 
 
 def _result(ack: Ack | None) -> str:

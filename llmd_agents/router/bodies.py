@@ -15,8 +15,10 @@ _decode = msgspec.json.Decoder(_StreamFields).decode
 
 
 def splice(body: bytes, fields: dict[str, Any]) -> bytes:
-    """Returns the body of a JSON object with one or more fields added. They override fields of the same name, because
-    JSON readers keep the last of several equal keys."""
+    """Returns the body of a JSON object with one or more fields added.
+
+    They override fields of the same name, because JSON readers keep the last of several equal keys.
+    """
     end = body.rindex(b"}")
     separator = b"" if body[:end].rstrip().endswith(b"{") else b","
     return body[:end] + separator + orjson.dumps(fields)[1:]

@@ -52,8 +52,8 @@ class RouterConfig(_Section):
     tenants: tuple[TenantConfig, ...] = ()
     max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     connect_timeout_s: Annotated[float, Field(gt=0)] = 2.0
-    first_byte_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """How long an engine may think before the first byte of its answer."""
+    answer_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """How long an engine may take until the first byte of a stream, or the end of any other answer."""
     health_interval_s: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from llmd_agents.hints import RESIDENCY_PATH, ResidencyBatch
+from llmd_agents.hints.errors import first_problem
 from llmd_agents.runtime import Runtime
 
 from . import quiet
@@ -94,6 +95,6 @@ class EngineLink:
         except ValidationError as error:
             quiet.warn(
                 f"residency {self._name}", "%s sent a residency event of an unknown form: %s",
-                self._name, error.errors(include_url=False)[0]["msg"],
+                self._name, first_problem(error),
             )  # fmt: skip
             return False

@@ -12,6 +12,7 @@ HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 )
 _NOT_FORWARDED = HOP_BY_HOP | {b"host", b"content-length", b"expect"}
+_NOT_RETURNED = HOP_BY_HOP | {b"content-length", b"date"}
 _UNAVAILABLE = frozenset((502, 503, 504))
 
 
@@ -30,13 +31,22 @@ class EngineFailed(Exception):
 
     Attributes:
         unreachable: no connection could be made, so the engine is down.
+        timed_out: it is still at work on the answer, for all that is known.
         fresh_connection_may_help: it broke a connection that it may merely have grown tired of.
     """
 
-    def __init__(self, reason: str, *, unreachable: bool = False, again: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        unreachable: bool = False,
+        timed_out: bool = False,
+        fresh_connection_may_help: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.unreachable = unreachable
-        self.fresh_connection_may_help = again
+        self.timed_out = timed_out
+        self.fresh_connection_may_help = fresh_connection_may_help
 
 
 class StreamBroke(Exception):
@@ -56,9 +66,7 @@ class Answer:
         self.status = response.status
         self.stream = stream
         self.headers: Headers = [
-            (name.lower(), value)
-            for name, value in response.raw_headers
-            if name.lower() not in HOP_BY_HOP and name.lower() != b"content-length"
+            (name.lower(), value) for name, value in response.raw_headers if name.lower() not in _NOT_RETURNED
         ]
 
     @property
@@ -86,22 +94,21 @@ class Answer:
             self._response.release()
 
 
-def forwarded_headers(headers: Headers, api_key: str | None) -> tuple[tuple[str, str], ...]:
-    """Returns the client's headers as an engine should see them."""
+def forwarded_headers(
+    headers: Headers, api_key: str | None, *, keep_authorization: bool
+) -> tuple[tuple[str, str], ...]:
+    """Returns the client's headers as an engine should see them: with its own key, not the client's."""
+    dropped = _NOT_FORWARDED if keep_authorization and not api_key else _NOT_FORWARDED | {b"authorization"}
     kept = [
-        (name.decode("latin-1"), value.decode("latin-1"))
-        for name, value in headers
-        if name not in _NOT_FORWARDED and not (api_key and name == b"authorization")
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if name not in dropped
     ]
     if api_key:
         kept.append(("authorization", f"Bearer {api_key}"))
     return tuple(kept)
 
 
-async def ask(
-    session: aiohttp.ClientSession, url: str, request: Outgoing, *, first_byte_timeout_s: float
-) -> Answer:
-    """Sends a request to one engine and waits for the first byte of its answer.
+async def ask(session: aiohttp.ClientSession, url: str, request: Outgoing, *, timeout_s: float) -> Answer:
+    """Sends a request to one engine and waits, at most `timeout_s` seconds, for its answer to begin.
 
     An answer that is not a stream is read whole, so that an engine that dies in the middle of one has sent
     nothing yet as far as the client can tell.
@@ -111,19 +118,17 @@ async def ask(
     """
     for last in (False, True):
         try:
-            return await _ask_once(session, url, request, first_byte_timeout_s)
+            return await _ask_once(session, url, request, timeout_s)
         except EngineFailed as failure:
             if last or not failure.fresh_connection_may_help:
                 raise
     raise AssertionError
 
 
-async def _ask_once(
-    session: aiohttp.ClientSession, url: str, request: Outgoing, first_byte_timeout_s: float
-) -> Answer:
+async def _ask_once(session: aiohttp.ClientSession, url: str, request: Outgoing, timeout_s: float) -> Answer:
     response: aiohttp.ClientResponse | None = None
     try:
-        async with asyncio.timeout(first_byte_timeout_s):
+        async with asyncio.timeout(timeout_s):
             response = await session.request(
                 request.method,
                 url + request.path,
@@ -141,9 +146,11 @@ async def _ask_once(
         if response is not None:
             response.close()
         if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
-            raise EngineFailed(f"no answer within {first_byte_timeout_s:g} s") from error
+            raise EngineFailed(f"gave no answer within {timeout_s:g} s", timed_out=True) from error
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
             raise EngineFailed("cannot be reached", unreachable=True) from error
         if isinstance(error, aiohttp.ClientError | OSError):
-            raise EngineFailed(f"broke off: {type(error).__name__}", again=True) from error
+            raise EngineFailed(
+                f"broke off: {type(error).__name__}", fresh_connection_may_help=response is None
+            ) from error
         raise

@@ -55,6 +55,7 @@ class Contexts:
         self._contexts: OrderedDict[tuple[str, bytes], Context] = OrderedDict()
         self._tenants: dict[bytes, set[str]] = {}
         self._held: dict[str, set[tuple[str, bytes]]] = {}
+        self._reported: dict[str, OrderedDict[bytes, Residence]] = {}
 
     def __len__(self) -> int:
         return len(self._contexts)
@@ -125,20 +126,26 @@ class Contexts:
         """Takes in what an engine says of its own cache."""
         if batch.snapshot or batch.cleared:
             self.clear(engine)
+        reported = self._reported.setdefault(engine, OrderedDict())
         for change in batch.changes:
-            tenants = self._tenants.get(change.digest, set())
+            tenants = self._tenants.get(change.digest, ())
             if not change.resident:
+                reported.pop(change.digest, None)
                 for tenant in tenants:
                     self._lose(tenant, change.digest, engine)
                 continue
             residence = Residence(change.tier, change.tokens, confirmed=True)
+            reported[change.digest] = residence
             for tenant in tenants:
                 context = self._contexts[tenant, change.digest]
                 if tenant == self._sole_tenant or engine in context.holders:
                     self._hold(tenant, context, engine, residence)
+        while len(reported) > self._most:
+            reported.popitem(last=False)
 
     def clear(self, engine: str) -> None:
         """Forgets everything that an engine held."""
+        self._reported.pop(engine, None)
         for tenant, digest in list(self._held.pop(engine, ())):
             context = self._contexts.get((tenant, digest))
             if context is not None:
@@ -168,8 +175,13 @@ class Contexts:
         key = (tenant, digest)
         if key in self._contexts:
             return
-        self._contexts[key] = Context(digest, parent, segment_type, depth)
+        context = self._contexts[key] = Context(digest, parent, segment_type, depth)
         self._tenants.setdefault(digest, set()).add(tenant)
+        if tenant == self._sole_tenant:
+            # An engine may have told of it before any call named it, as after a restart of the router.
+            for engine, reported in self._reported.items():
+                if digest in reported:
+                    self._hold(tenant, context, engine, reported[digest])
 
     def _forget_oldest(self) -> None:
         while len(self._contexts) > self._most:

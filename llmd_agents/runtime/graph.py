@@ -1,7 +1,8 @@
 """The program graph: programs, their branches, steps and forks, as far as requests and events tell."""
 
+import itertools
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from llmd_agents.hints import Event, Hints, Program, Rejection, Step
@@ -19,7 +20,9 @@ from llmd_agents.hints.events import (
 PROGRAMS_MAX = 10_000
 STEPS_PER_PROGRAM_MAX = 20_000
 BRANCHES_PER_PROGRAM_MAX = 20_000
+FORKS_PER_PROGRAM_MAX = 10_000
 TOOL_CALLS_PER_PROGRAM_MAX = 1_000
+EDGE_WORK_MAX = 200_000
 
 
 @dataclass(slots=True)
@@ -63,17 +66,21 @@ class BranchRecord:
 
 @dataclass(slots=True)
 class ForkRecord:
+    """A fork; `branches` are those that have begun, by their index."""
+
     id: str
     width: int
     branch: str | None = None
     name: str | None = None
     parents: tuple[str, ...] = ()
-    branches: list[str] = field(default_factory=list)
+    branches: dict[int, str] = field(default_factory=dict)
     joined: bool = False
 
 
 @dataclass(slots=True)
 class ToolCall:
+    """One call of a tool. Times are Unix seconds by the client's clock; events arrive in batches."""
+
     call: str
     tool: str
     branch: str
@@ -106,28 +113,44 @@ class ProgramRecord:
             record = self.branches[branch_id] = BranchRecord(branch_id)
         return record
 
+    def fork(self, fork_id: str, width: int) -> ForkRecord:
+        record = self.forks.get(fork_id)
+        if record is None:
+            if len(self.forks) >= FORKS_PER_PROGRAM_MAX:
+                self.forks.pop(next(iter(self.forks)))
+            record = self.forks[fork_id] = ForkRecord(fork_id, width)
+        return record
+
     def edges(self) -> Iterator[tuple[str, str]]:
-        """Yields (step, later step) for every dependency; a fork as a parent stands for its last steps."""
+        """Yields (step, later step) for every dependency; a fork as a parent stands for its last steps.
+
+        Stops after `EDGE_WORK_MAX` lookups, so that a graph that was made to be large costs little to show.
+        """
+        work = itertools.count()
         for record in self.steps.values():
             step = record.declared
-            for parent in dict.fromkeys(self._last_steps(step.parents, set())):
+            for parent in self._last_steps(step.parents, work):
                 yield parent, step.id
 
-    def _last_steps(self, ids: tuple[str, ...], seen: set[str]) -> Iterator[str]:
-        for one in ids:
+    def _last_steps(self, ids: Iterable[str], work: Iterator[int]) -> Iterator[str]:
+        pending = list(reversed(tuple(ids)))
+        seen: set[str] = set()
+        while pending and next(work) < EDGE_WORK_MAX:
+            one = pending.pop()
+            if one in seen:
+                continue
+            seen.add(one)
             if one in self.steps:
                 yield one
-            elif one in self.forks and one not in seen:
-                seen.add(one)
-                fork = self.forks[one]
+            elif (fork := self.forks.get(one)) is not None:
                 ends = [
                     end
-                    for branch in fork.branches
+                    for branch in fork.branches.values()
                     if branch in self.branches
-                    for end in self._last_steps(self.branches[branch].frontier, seen)
+                    for end in self.branches[branch].frontier
                 ]
                 # A fork whose branches made no calls leaves what it started from.
-                yield from ends or self._last_steps(fork.parents, seen)
+                pending += reversed(ends or fork.parents)
 
 
 class ProgramGraph:
@@ -177,12 +200,14 @@ class ProgramGraph:
         self._touch(tenant, program, now)
         if isinstance(event, ProgramFinished):
             program.outcome = event.outcome
+            for branch in program.branches.values():
+                branch.outcome = branch.outcome or event.outcome
         elif isinstance(event, BranchEnded):
             program.branch(event.branch).outcome = event.outcome
         elif isinstance(event, Superseded):
             program.superseded += 1
         elif isinstance(event, ToolStarted | ToolFinished):
-            self._tool(program, event, now)
+            self._tool(program, event)
         else:
             self._fork(program, event)
         return None
@@ -191,29 +216,27 @@ class ProgramGraph:
         position = step.fork
         assert position is not None
         branch.fork, branch.index = position.id, position.index
-        fork = program.forks.get(position.id)
-        if fork is None:
-            # The event that declares the fork travels apart from its children's requests.
-            fork = program.forks[position.id] = ForkRecord(position.id, position.width, parents=step.parents)
-        fork.branches.append(branch.id)
+        fork = program.fork(position.id, position.width)
+        # The event that declares the fork travels apart from its children's requests.
+        fork.parents = fork.parents or step.parents
+        if position.index < fork.width:
+            fork.branches.setdefault(position.index, branch.id)
 
     def _fork(self, program: ProgramRecord, event: ForkDeclared | Joined) -> None:
-        fork = program.forks.get(event.fork)
         if isinstance(event, ForkDeclared):
-            if fork is None:
-                fork = program.forks[event.fork] = ForkRecord(event.fork, event.width)
+            fork = program.fork(event.fork, event.width)
             fork.branch, fork.name, fork.parents = event.branch, event.name, event.parents
-        elif fork is not None:
-            fork.joined = True
-            program.branch(event.branch).advance(fork.id, fork.parents)
+        elif (joined := program.forks.get(event.fork)) is not None:
+            joined.joined = True
+            program.branch(event.branch).advance(joined.id, joined.parents)
 
-    def _tool(self, program: ProgramRecord, event: ToolStarted | ToolFinished, now: float) -> None:
+    def _tool(self, program: ProgramRecord, event: ToolStarted | ToolFinished) -> None:
         if isinstance(event, ToolStarted):
-            program.tools.append(ToolCall(event.call, event.tool, event.branch, now, event.expected))
+            program.tools.append(ToolCall(event.call, event.tool, event.branch, event.at, event.expected))
             return
         for call in reversed(program.tools):
             if call.call == event.call:
-                call.finished_at, call.outcome = now, event.outcome
+                call.finished_at, call.outcome = event.at, event.outcome
                 return
 
     def _open(self, tenant: str, declared: Program, now: float) -> ProgramRecord:

@@ -164,13 +164,9 @@ class Runtime:
 
     # --- everything else that is observed
 
-    def observe(self, tenant: str, events: Iterable[Event], at: float) -> list[Rejection]:
-        """Takes in lifecycle events; returns those that could not be used, and why."""
-        return [
-            Rejection(f"events[{index}]", f"{refused.hint}: {refused.reason}")
-            for index, event in enumerate(events)
-            if (refused := self.graph.apply(tenant, event, at)) is not None
-        ]
+    def observe(self, tenant: str, event: Event, at: float) -> Rejection | None:
+        """Takes in a lifecycle event; returns why it could not be used, if so."""
+        return self.graph.apply(tenant, event, at)
 
     def report(self, engine: str, batch: ResidencyBatch) -> bool:
         """Takes in what an engine says of its cache; returns False if a new snapshot is needed."""

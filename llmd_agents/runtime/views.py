@@ -26,12 +26,11 @@ def program_view(runtime: Runtime, tenant: str, program: ProgramRecord) -> dict[
     }
 
 
-def engines_view(runtime: Runtime, urls: dict[str, str]) -> list[dict[str, Any]]:
-    """Returns the state of each engine as this router sees it."""
+def engines_view(runtime: Runtime) -> list[dict[str, Any]]:
+    """Returns the state of each engine as this runtime sees it."""
     return [
         {
             "name": name,
-            "url": urls[name],
             "up": state.up,
             "running": state.running,
             "queued_bytes": state.queued,
@@ -94,7 +93,7 @@ def _fork(fork: ForkRecord) -> dict[str, Any]:
         "width": fork.width,
         "branch": fork.branch,
         "parents": list(fork.parents),
-        "branches": fork.branches,
+        "branches": [fork.branches[index] for index in sorted(fork.branches)],
         "joined": fork.joined,
     }
 

@@ -53,8 +53,9 @@ def test_a_rewritten_context_extends_what_is_left_of_it(server: tuple[RecordingS
         client.chat.completions.create(model="m", messages=messages("new"))
     first, second, third = recorded.steps
     assert second.extends == first.segments[1].digest
-    assert third.extends is not None  # the head: same model, same tools
+    assert third.extends is None
     assert len(third.segments) == 1
+    assert third.step.model == "m"
 
 
 def test_fork_and_join(server: tuple[RecordingServer, str]) -> None:

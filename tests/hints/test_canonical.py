@@ -20,7 +20,7 @@ def reference(value: Any) -> bytes:
         case False:
             return b"f"
         case int() | float():
-            if abs(value) <= 2**53 and float(value).is_integer():
+            if abs(value) < 2**53 and float(value).is_integer():
                 return f"i{int(value)}e".encode()
             try:
                 return b"r" + struct.pack(">d", value)
@@ -87,7 +87,8 @@ def test_loses_nothing(value: Any) -> None:
     [
         (1.0, b"i1e"),
         (-0.0, b"i0e"),
-        (2**53, b"i9007199254740992e"),
+        (2**53 - 1, b"i9007199254740991e"),
+        (2**53, b"r" + struct.pack(">d", 2.0**53)),
         (2**53 + 1, b"r" + struct.pack(">d", 2.0**53)),
         (10**400, b"r" + struct.pack(">d", float("inf"))),
         (float("nan"), b"r" + struct.pack(">d", float("nan"))),

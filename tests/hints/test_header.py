@@ -148,6 +148,8 @@ def test_any_text_behind_good_members(text: str) -> None:
         ('program="p", step="s", next=tool;after=-1', "next"),
         ('program="p", step="s", parents=("a b")', "parents"),
         ('program="p", step="s", loop="l";iteration=1.5', "loop"),
+        ('program="p", step="s", cut=(1)', "cut"),
+        ('program="p", step="s", cut=("' + "x" * 129 + '")', "cut"),
     ],
 )
 def test_a_bad_member_is_rejected_alone(header: str, rejected: str) -> None:

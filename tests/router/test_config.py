@@ -18,7 +18,7 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         ENGINES + "port: 9000\ntenants:\n- {name: red, api_keys: [k1, k2]}\n- {name: blue, api_keys: [k3]}\n"
-        "max_body_bytes: 1000\nconnect_timeout_s: 0.5\nfirst_byte_timeout_s: 5\nhealth_interval_s: 2\n",
+        "max_body_bytes: 1000\nconnect_timeout_s: 0.5\nanswer_timeout_s: 5\nhealth_interval_s: 2\n",
     )
     assert config.port == 9000
     assert {name: engine.url for name, engine in config.named_engines().items()} == {

@@ -69,6 +69,7 @@ def test_no_hints_no_ack(http: httpx.Client) -> None:
         ('program="' + "a" * 65 + '", step="s"', "program"),
         ("program=?1, step=1.0, segments=:AA==:", "program"),
         ('program="p";name=%"%f0", step="s"', "hints"),
+        ('program="p", step="s", cut=(1)', "cut"),
     ],
 )
 def test_bad_hints_change_nothing_but_the_ack(http: httpx.Client, header: str, rejected: str) -> None:
@@ -130,7 +131,8 @@ def test_events(http: httpx.Client, servers: Stack) -> None:
     assert response.status_code == 202
     answer = response.json()
     assert answer["accepted"] == 2
-    assert {item["event"] for item in answer["rejected"]} == {"events[3]", "events[2]"}
+    assert [item["index"] for item in answer["rejected"]] == [2, 3]
+    assert answer["rejected"][0]["reason"] == "tool_started: unknown program"
     assert servers.program("e1")["tools"][0]["tool"] == "search"
 
 
@@ -316,11 +318,12 @@ def test_a_stream_that_breaks_ends_in_an_error_event() -> None:
 
 def test_an_engine_that_hangs_is_given_up() -> None:
     hanging = Misbehaving("hangs")
-    with stack([hanging], first_byte_timeout_s=0.2) as servers:
+    with stack([hanging, hanging], answer_timeout_s=0.2) as servers:
         response = httpx.post(servers.router + CHAT, json=body("x"))
-        assert response.status_code == 503
-        assert "no answer within 0.2 s" in response.json()["error"]["message"]
+        assert response.status_code == 504
+        assert "engine-0 gave no answer within 0.2 s" in response.json()["error"]["message"]
         assert hanging.cancelled.wait(5)
+        assert hanging.calls == 1
 
 
 def test_a_client_that_leaves_stops_the_engine() -> None:

@@ -51,6 +51,18 @@ def test_a_snapshot_replaces_what_was_known() -> None:
     assert held(contexts, "abc") == {"one": 100}
 
 
+def test_what_engines_report_before_any_call_counts_once_one_comes() -> None:
+    contexts = Contexts(sole_tenant=TENANT)
+    contexts.report("one", batch(["a", "ab"], snapshot=True))
+    contexts.report("one", batch(["ab"], resident=False))
+    contexts.declare(TENANT, None, segments("abc"))
+    assert held(contexts, "abc") == {"one": 100}
+    several = Contexts(sole_tenant=None)
+    several.report("one", batch(["a"], snapshot=True))
+    several.declare("nosy", None, segments("abc"))
+    assert held(several, "abc", "nosy") == {}
+
+
 def test_predictions_hold_until_the_engine_says_otherwise() -> None:
     contexts = Contexts(sole_tenant=TENANT)
     contexts.declare(TENANT, None, segments("abc"))

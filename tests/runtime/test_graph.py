@@ -111,8 +111,8 @@ def test_events_of_unknown_programs_and_other_tenants_are_refused() -> None:
 def test_tools_and_branches() -> None:
     graph = ProgramGraph()
     add(graph, "s1")
-    graph.apply("t", ToolStarted(program="p", at=0, call="t1", tool="search", expected=5), 10.0)
-    graph.apply("t", ToolFinished(program="p", at=0, call="t1", tool="search", outcome="error"), 12.0)
+    graph.apply("t", ToolStarted(program="p", at=10, call="t1", tool="search", expected=5), 10.0)
+    graph.apply("t", ToolFinished(program="p", at=12, call="t1", tool="search", outcome="error"), 12.0)
     graph.apply("t", BranchEnded(program="p", at=0, branch="main"), 13.0)
     (call,) = record(graph).tools
     assert (call.started_at, call.finished_at, call.outcome, call.expected) == (10.0, 12.0, "error", 5)
@@ -132,3 +132,29 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         graph.apply("t", ProgramStarted(program=name, at=1, declared=Program(id=name)), 1.0)
     assert len(graph) == 2
     assert graph.get("t", "p") is None
+
+
+def test_long_chains_of_forks_cost_no_recursion() -> None:
+    graph = ProgramGraph()
+    add(graph, "s0")
+    for number in range(5_000):
+        parents = (f"f{number - 1}",) if number else ("s0",)
+        fork = ForkDeclared(program="p", at=1, fork=f"f{number}", width=1, parents=parents)
+        graph.apply("t", fork, 1.0)
+    add(graph, "s1", parents=("f4999",))
+    assert edges(graph) == {"s0>s1"}
+
+
+def test_forks_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_module, "FORKS_PER_PROGRAM_MAX", 3)
+    monkeypatch.setattr(graph_module, "EDGE_WORK_MAX", 50)
+    graph = ProgramGraph()
+    add(graph, "s0")
+    for number in range(10):
+        graph.apply("t", ForkDeclared(program="p", at=1, fork=f"f{number}", width=2), 1.0)
+        for branch in range(5):
+            position = ForkPosition(id="f9", index=branch % 2, width=2)
+            add(graph, f"s{number}x{branch}", f"b{number}x{branch}", fork=position, parents=("s0",))
+    assert sorted(record(graph).forks) == ["f7", "f8", "f9"]
+    assert len(record(graph).forks["f9"].branches) == 2
+    assert len(edges(graph)) <= 50

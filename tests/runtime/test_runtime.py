@@ -186,7 +186,7 @@ def test_the_view_shows_graph_and_residency() -> None:
     runtime.dispatched(call, "b")
     runtime.finished(call, Usage(12, 4, 3), 6.0)
     assert runtime.report("b", batch(0, call, snapshot=True))
-    assert runtime.observe(TENANT, [ProgramFinished(program="p", at=1)], 7.0) == []
+    assert runtime.observe(TENANT, ProgramFinished(program="p", at=1), 7.0) is None
     record = runtime.program(TENANT, "p")
     assert record is not None
     view = program_view(runtime, TENANT, record)
@@ -200,5 +200,5 @@ def test_the_view_shows_graph_and_residency() -> None:
 
 def test_refused_events_are_named() -> None:
     runtime = Runtime(["a"])
-    (refused,) = runtime.observe(TENANT, [ProgramFinished(program="q", at=1)], 1.0)
-    assert (refused.hint, refused.reason) == ("events[0]", "program_finished: unknown program")
+    refused = runtime.observe(TENANT, ProgramFinished(program="q", at=1), 1.0)
+    assert refused == Rejection("program_finished", "unknown program")

@@ -1,0 +1,106 @@
+"""The command as a user runs it: messages, exit codes, a clean stop."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.stack.servers import stack
+
+
+def run(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llmd_agents", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+
+
+def test_version_and_help() -> None:
+    assert re.fullmatch(r"llmd-agents \d+\.\d+\.\d+\n", run("--version").stdout)
+    shown = run("--help").stdout
+    assert all(command in shown for command in ("router", "engine", "replay", "demo"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("router",), "command line: engines: is required"),
+        (("router", "--engine", "ftp://x"), "engines.0.url: must begin with http:// or https://"),
+        (("router", "--config", "missing.yaml"), "missing.yaml: No such file or directory"),
+        (
+            ("engine", "--profile", "warp"),
+            "profile 'warp' is neither the path of a .toml file nor one of h100-8b",
+        ),
+        (("engine", "--block-size", "0"), "block_size must be an integer of at least 1, not 0"),
+        (("replay", "missing.json"), "missing.json: No such file or directory"),
+        (("replay", "--hints", "maybe", "x.json"), "--hints: on or off, not 'maybe'"),
+    ],
+)
+def test_one_line_says_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+
+
+def test_a_port_in_use() -> None:
+    with stack(1) as servers:
+        port = servers.router.rsplit(":", 1)[1]
+        done = run("engine", "--port", port)
+    assert done.returncode == 2
+    assert "cannot listen: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("engine", "--port", "0"), ("router", "--port", "0", "--engine", "http://127.0.0.1:9")]
+)
+def test_servers_say_where_they_listen_and_stop_on_ctrl_c(command: tuple[str, ...]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llmd_agents", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().strip().removeprefix(f"{command[0]} listening on ")
+    assert httpx.get(f"{url}/health").status_code == 200
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+
+
+def test_replay_against_a_running_router(coding_sessions: Path) -> None:
+    trace = str(coding_sessions / "trace_0297.json")
+    with stack(2, time_scale=1000) as servers:
+        refused = run("replay", trace, "--base-url", f"{servers.router}/v1", "--speed", "100000")
+    # The tiny engines' cache is smaller than the prompts, and the command says so.
+    assert refused.returncode == 1
+    assert "calls failed; the first" in refused.stderr
+    assert "context length is 8192 tokens" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_replay_when_nobody_listens(coding_sessions: Path) -> None:
+    done = run("replay", str(coding_sessions / "trace_0297.json"), "--base-url", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "a server does not answer" in done.stderr
+
+
+def test_replay_prints_a_table(coding_sessions: Path) -> None:
+    done = run("replay", str(coding_sessions / "trace_0297.json"), "--speed", "100000")
+    assert done.returncode == 0
+    assert "of the prompt tokens were cached" in done.stdout
+    assert "engine 0" in done.stdout
+
+
+def test_demo() -> None:
+    done = run("demo")
+    assert done.returncode == 0, done.stderr
+    assert "essay-grading · 10 steps, 16 edges, 9 branches · ok" in done.stdout
+    assert "fork grade × 8" in done.stdout
+    assert "join → s10" in done.stdout
+    assert re.search(r"[\d,]+ of [\d,]+ prompt tokens were cached \(\d+%\)", done.stdout)
+    assert "run no model" in " ".join(done.stdout.split())

@@ -1,0 +1,33 @@
+"""What the package promises of itself."""
+
+import subprocess
+import sys
+
+import llmd_agents
+from llmd_agents import bench, client, engine, hints, router, runtime
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    for module in (llmd_agents, bench, client, engine, hints, router, runtime):
+        assert all(hasattr(module, name) for name in module.__all__)
+        # Constants first, then classes, then functions, as ruff sorts them.
+        assert len(set(module.__all__)) == len(module.__all__)
+
+
+def test_importing_the_client_loads_no_server_and_no_framework() -> None:
+    code = "import sys, llmd_agents; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = set(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+    )
+    assert not loaded & {
+        "uvicorn",
+        "aiohttp",
+        "prometheus_client",
+        "orjson",
+        "msgspec",
+        "typer",
+        "rich",
+        "yaml",
+    }
