@@ -169,9 +169,16 @@ def run(app: App, host: str, port: int, *, name: str, until_stdin_closes: bool =
 def in_background(app: App, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serves from a thread of this process; yields the base URL. For tests and notebooks."""
     server, listener = _server(app, host, port)
-    thread = threading.Thread(
-        target=lambda: asyncio.run(server.serve(sockets=[listener])), name="server", daemon=True
-    )
+
+    async def serve() -> None:
+        await server.serve(sockets=[listener])
+        # A connection may have been accepted while the server closed the others.
+        for _ in range(3):
+            await asyncio.sleep(0)
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="server", daemon=True)
     thread.start()
     try:
         while not server.started and thread.is_alive():

@@ -50,7 +50,7 @@ async def run_demo() -> None:
 async def grade_essays(client: AsyncOpenAI) -> str:
     """Runs the program; returns its id."""
     task: ChatCompletionMessageParam = {"role": "system", "content": _paragraphs("rubric", 24_000)}
-    async with program("essay-grading", priority=70) as run:
+    async with program("essay-grading", priority=70, id="essay-grading-demo") as run:
         with run.label(kind="plan"):
             rubric = await _ask(client, [task, {"role": "user", "content": "Sum the rubric up."}])
         shared: list[ChatCompletionMessageParam] = [
