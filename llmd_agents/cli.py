@@ -73,6 +73,7 @@ def router(
             settings.host,
             settings.port,
             name="router",
+            shutdown_timeout_s=settings.shutdown_timeout_s,
             until_stdin_closes=until_stdin_closes,
         )
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import orjson
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -97,6 +98,35 @@ async def lifespan(
             return
 
 
+BACKLOG = 4096
+
+HEAD_MAX_BYTES = 64 * 1024
+"""Longest request line with headers; the parser itself would take any."""
+
+
+class _BoundedHttp(HttpToolsProtocol):
+    """Closes a connection whose request head does not end within `HEAD_MAX_BYTES`."""
+
+    _head_bytes = 0
+    _in_head = True
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_MAX_BYTES:
+                self.transport.close()
+
+
 class _Server(uvicorn.Server):
     """Lets the application end its endless responses before uvicorn waits for all responses to end."""
 
@@ -108,19 +138,19 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _server(app: App, host: str, port: int) -> tuple[_Server, socket.socket]:
+def _server(app: App, host: str, port: int, *, shutdown_timeout_s: int = 3) -> tuple[_Server, socket.socket]:
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http="httptools",
+        http=_BoundedHttp,
         lifespan="on",
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=3,
+        timeout_graceful_shutdown=shutdown_timeout_s,
         timeout_keep_alive=75,
-        backlog=4096,
+        backlog=BACKLOG,
     )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named so that asyncio turns Nagle's algorithm off, which would delay small replies.
@@ -128,6 +158,8 @@ def _server(app: App, host: str, port: int) -> tuple[_Server, socket.socket]:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # From here on connections are accepted, so that who reads where we listen may connect at once.
+        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -141,16 +173,26 @@ def _url(host: str, listener: socket.socket) -> str:
     return f"http://{shown}:{listener.getsockname()[1]}"
 
 
-def run(app: App, host: str, port: int, *, name: str, until_stdin_closes: bool = False) -> None:
-    """Serves until interrupted; prints `NAME listening on URL` once the port (0: any free one) is bound.
+def run(
+    app: App,
+    host: str,
+    port: int,
+    *,
+    name: str,
+    shutdown_timeout_s: int = 3,
+    until_stdin_closes: bool = False,
+) -> None:
+    """Serves until interrupted; prints `NAME listening on URL` once connections are accepted.
 
     Args:
+        port: 0 takes any free one.
+        shutdown_timeout_s: how long responses under way may go on after the interrupt.
         until_stdin_closes: stop when the parent process closes our standard input or dies.
 
     Raises:
         OSError: if the address cannot be bound.
     """
-    server, listener = _server(app, host, port)
+    server, listener = _server(app, host, port, shutdown_timeout_s=shutdown_timeout_s)
     print(f"{name} listening on {_url(host, listener)}", flush=True)  # noqa: T201
 
     def watch() -> None:
@@ -183,6 +225,8 @@ def in_background(app: App, *, host: str = "127.0.0.1", port: int = 0) -> Iterat
     try:
         while not server.started and thread.is_alive():
             thread.join(0.01)
+        if not server.started:
+            raise RuntimeError("the server did not start; its error is logged")
         yield _url(host, listener)
     finally:
         server.should_exit = True

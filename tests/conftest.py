@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes depends on the machine and on what else runs there.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 TRACES = Path(__file__).parents[2] / "shared" / "traces"
 

@@ -39,7 +39,6 @@ class _Request(_Record):
 class _Subagent(_Record):
     type: Literal["subagent"]
     t: Annotated[float, Field(ge=0)]
-    agent_id: str
     subagent_type: str = "subagent"
     status: str = "completed"
     duration_ms: Annotated[float, Field(ge=0)] | None = None

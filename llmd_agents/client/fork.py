@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmd_agents.hints import BranchEnded, ForkDeclared, ForkPosition, Joined
+from llmd_agents.hints.limits import PARENTS_MAX
 
 from .branch import Branch
 from .frame import Frame, frame
@@ -35,11 +36,11 @@ class Fork:
         width: the number of branches declared.
     """
 
-    def __init__(self, parent: Branch, fork_id: str, width: int) -> None:
+    def __init__(self, parent: Branch, fork_id: str, width: int, parents: tuple[str, ...]) -> None:
         self.id = fork_id
         self.width = width
         self._parent = parent
-        self._parents = parent.frontier
+        self._parents = parents
         self._indices = itertools.count()
 
     @contextmanager
@@ -138,13 +139,14 @@ class ForkBlock:
             fork=fork_id,
             width=width,
             name=name,
-            parents=parent.frontier[-64:],
+            parents=parent.frontier[-PARENTS_MAX:],
         )
         self._parent = parent
 
     def _open(self, kind: type[Any]) -> Any:
         self._parent.run.outbox.put(self._declared)
-        return kind(self._parent, self._declared.fork, self._declared.width)
+        declared = self._declared
+        return kind(self._parent, declared.fork, declared.width, declared.parents)
 
     def _join(self) -> None:
         declared = self._declared

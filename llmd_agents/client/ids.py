@@ -5,10 +5,14 @@ import re
 import secrets
 
 
+def slug(name: str) -> str:
+    """Returns a form of a name that may stand in an id; at most 32 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32].strip("-") or "unnamed"
+
+
 def program_id(name: str) -> str:
     """Returns a new id that begins with a readable form of the workflow's name."""
-    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:32].strip("-")
-    return f"{slug or 'program'}-{secrets.token_hex(6)}"
+    return f"{slug(name)}-{secrets.token_hex(6)}"
 
 
 class Counter:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmd_agents.hints import ACK_HEADER, EVENTS_PATH, HINTS_HEADER
 
-from .frame import Frame, current_frame
+from .frame import current_frame
 from .implicit import ImplicitProgram
 from .sender import sender_for
 from .steps import PendingStep, begin_step
@@ -62,11 +62,11 @@ class _Hooks:
             if request.method != "POST" or not path.endswith(_PATH) or HINTS_HEADER in request.headers:
                 return
             base = str(request.url.copy_with(path=path.removesuffix(_PATH), query=None)).rstrip("/")
-            pending = begin_step(request.content, base, self._frame)
+            pending = begin_step(request.content, base, current_frame(), self._implicit.frame)
             request.headers[HINTS_HEADER] = pending.header
             request.extensions[_EXTENSION] = pending
             pending.frame.branch.run.outbox.add_sender(
-                sender_for(base + EVENTS_PATH.removeprefix("/v1"), request.headers.get("authorization"))
+                sender_for(base + EVENTS_PATH.removeprefix("/v1")), request.headers.get("authorization")
             )
         except Exception as error:  # noqa: BLE001  (whatever goes wrong here, the call itself must go out)
             log.debug("no hints for this call: %r", error)
@@ -86,9 +86,6 @@ class _Hooks:
 
     async def on_response_async(self, response: _Response) -> None:
         self.on_response(response)
-
-    def _frame(self, links: list[Any]) -> Frame:
-        return current_frame() or self._implicit.frame(links)
 
 
 _instrumented: weakref.WeakSet[Any] = weakref.WeakSet()

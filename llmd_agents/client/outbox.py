@@ -1,7 +1,9 @@
 """A program's events on their way to the servers that its steps went to."""
 
+import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -12,6 +14,7 @@ from .sender import EventSender
 log = logging.getLogger("llmd_agents.client")
 
 EARLY_EVENTS_MAX = 256
+_POLL_SECONDS = 0.005
 
 
 class Outbox:
@@ -21,28 +24,28 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._senders: list[EventSender] = []
+        self._credentials: dict[EventSender, str | None] = {}
         self._early: deque[Event] = deque(maxlen=EARLY_EVENTS_MAX)
         self._lock = threading.Lock()
 
-    def add_sender(self, sender: EventSender) -> None:
-        if sender in self._senders:
+    def add_sender(self, sender: EventSender, authorization: str | None) -> None:
+        """Adds a server, or notes the credential that the latest call to it used."""
+        if self._credentials.get(sender, "") == authorization:
             return
         with self._lock:
-            if sender in self._senders:
-                return
-            for event in self._early:
-                sender.put(event)
-            self._senders = [*self._senders, sender]
+            new = sender not in self._credentials
+            self._credentials = {**self._credentials, sender: authorization}
+            for event in self._early if new else ():
+                sender.put(event, authorization)
 
     def put(self, event: Event) -> None:
         with self._lock:
             if len(self._early) < EARLY_EVENTS_MAX:
                 # Kept for a second server that the program may turn to later.
                 self._early.append(event)
-            senders = self._senders
-        for sender in senders:
-            sender.put(event)
+            credentials = self._credentials
+        for sender, authorization in credentials.items():
+            sender.put(event, authorization)
 
     def put_new(self, make: Callable[[], Event]) -> None:
         """Builds and puts an event about something that must run whether or not the event can be built."""
@@ -53,5 +56,16 @@ class Outbox:
 
     def flush(self, timeout: float) -> None:
         """Waits until everything has left, at most `timeout` seconds in all."""
-        for sender in self._senders:
-            sender.flush(timeout / len(self._senders))
+        deadline = time.monotonic() + timeout
+        for sender in self._credentials:
+            sender.flush(max(0.0, deadline - time.monotonic()))
+
+    async def flush_async(self, timeout: float) -> None:  # noqa: ASYNC109  (as `flush`, not a cancellation)
+        """As `flush`, but needs no thread: the event loop's may all be busy with the application's work."""
+        deadline = time.monotonic() + timeout
+        for sender in self._credentials:
+            sender.hurry()
+        for sender in self._credentials:
+            # The sender's thread knows no event loop; asking it now and then spares it from knowing all.
+            while not sender.idle and time.monotonic() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)

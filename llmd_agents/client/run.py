@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Self
@@ -19,7 +18,7 @@ from llmd_agents.hints import (
 from .branch import Branch
 from .fork import ForkBlock
 from .frame import Frame, current_frame, enter_frame, frame, leave_frame
-from .ids import Counter, program_id
+from .ids import Counter, program_id, slug
 from .outbox import Outbox
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Run:
         branch = self.here()
         loop_id = self._loop_ids.next()
         if name is not None:
-            loop_id = f"{program_id(name).rsplit('-', 1)[0]}-{loop_id}"
+            loop_id = f"{slug(name)}-{loop_id}"
         for iteration in range(limit):
             position = LoopPosition(id=loop_id, iteration=iteration, limit=limit)
             branch.loops.append(position)
@@ -116,7 +115,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave(kind)
-        await asyncio.to_thread(self.outbox.flush, FLUSH_SECONDS)
+        await self.outbox.flush_async(FLUSH_SECONDS)
 
     def _leave(self, kind: type[BaseException] | None) -> None:
         if self._token is not None:

@@ -2,6 +2,7 @@
 
 import atexit
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -24,6 +25,9 @@ BATCH_SECONDS = 0.05
 QUEUE_MAX = 4096
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 2.0
+IDLE_SECONDS = 10.0
+"""After so long without an event the thread ends; the next event starts another."""
+
 EXIT_FLUSH_SECONDS = 0.5
 
 _UNSUPPORTED = frozenset({401, 403, 404, 405, 501})
@@ -41,69 +45,111 @@ class _RefusedBatch(Exception):
 class EventSender:
     """Sends batches to one server from a daemon thread of its own.
 
-    The queue is bounded: when it is full the oldest event is dropped and counted. A server that does not
-    know the endpoint is asked once.
+    The queue is bounded: when it is full the oldest event is dropped and counted. A credential that the
+    server refuses, or a server that does not know the endpoint, is tried once.
 
     Attributes:
         dropped: events that were given up.
     """
 
-    def __init__(self, url: str, headers: dict[str, str]) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
         self.dropped = 0
-        self._headers = {**headers, "content-type": "application/json"}
-        self._queue: deque[Event] = deque()
+        self._unwanted: set[str | None] = set()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins anew with an empty queue, as a forked child must: it lacks the parent's thread."""
+        self._queue: deque[tuple[str | None, Event]] = deque()
         self._changed = threading.Condition()
-        self._busy = False
+        self._sending = 0
         self._hurry = False
-        self._off = False
         self._thread: threading.Thread | None = None
 
-    def put(self, event: Event) -> None:
+    def put(self, event: Event, authorization: str | None) -> None:
+        """Queues an event, to be sent under a credential (the value of an `Authorization` header)."""
         with self._changed:
-            if self._off:
+            if authorization in self._unwanted:
                 return
             if len(self._queue) >= QUEUE_MAX:
                 self._queue.popleft()
                 self.dropped += 1
-            self._queue.append(event)
+            self._queue.append((authorization, event))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="llmd-agents events", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="llmd-agents events", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # no more threads, or the interpreter is ending
+                    log.debug("events wait: %s", error)
+                    return
+                self._thread = thread
+            self._changed.notify_all()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._queue and not self._sending
+
+    def hurry(self) -> None:
+        """Sends what is queued at once rather than with what may follow."""
+        with self._changed:
+            self._hurry = bool(self._queue)
             self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
         """Sends what is queued at once; returns whether it had left within `timeout` seconds."""
+        self.hurry()
         with self._changed:
-            self._hurry = True
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._queue and not self._busy, timeout)
+            return self._changed.wait_for(lambda: self.idle, timeout)
 
     def _work(self) -> None:
-        with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
-            while batch := self._next_batch():
-                try:
-                    self._post(client, batch)
-                except Exception as error:  # noqa: BLE001  (events are advice: losing them must not be noticed)
-                    log.debug("%d events not sent to %s: %s", len(batch), self.url, error)
-                    self.dropped += len(batch)
-                with self._changed:
-                    self._busy = False
-                    self._changed.notify_all()
+        try:
+            with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
+                while batch := self._next_batch():
+                    self._send(client, *batch)
+        except Exception as error:  # noqa: BLE001  (events are advice: losing them must not be noticed)
+            log.debug("no events can be sent to %s: %s", self.url, error)
+            with self._changed:
+                self.dropped += len(self._queue) + self._sending
+                self._queue.clear()
+                self._sending = 0
+                self._thread = None
+                self._changed.notify_all()
 
-    def _next_batch(self) -> list[Event]:
+    def _next_batch(self) -> tuple[str | None, list[Event]] | None:
+        """Waits for events and returns those under one credential; None, at the thread's end, when idle."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue)
+            if not self._changed.wait_for(lambda: self._queue, IDLE_SECONDS):
+                self._thread = None
+                return None
             deadline = time.monotonic() + BATCH_SECONDS
             while not self._hurry and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
-            self._hurry = False
-            self._busy = True
-            count = min(len(self._queue), EVENTS_PER_BATCH_MAX)
-            return [self._queue.popleft() for _ in range(count)]
+            authorization = self._queue[0][0]
+            events: list[Event] = []
+            while self._queue and self._queue[0][0] == authorization and len(events) < EVENTS_PER_BATCH_MAX:
+                events.append(self._queue.popleft()[1])
+            self._hurry = self._hurry and bool(self._queue)
+            self._sending = len(events)
+            return authorization, events
 
-    def _post(self, client: httpx.Client, batch: list[Event]) -> None:
-        body = encode_events(batch)
+    def _send(self, client: httpx.Client, authorization: str | None, events: list[Event]) -> None:
+        dropped = 0
+        try:
+            self._post(client, authorization, events)
+        except Exception as error:  # noqa: BLE001  (as above)
+            log.debug("%d events not sent to %s: %s", len(events), self.url, error)
+            dropped = len(events)
+        with self._changed:
+            self.dropped += dropped
+            self._sending = 0
+            self._changed.notify_all()
+
+    def _post(self, client: httpx.Client, authorization: str | None, events: list[Event]) -> None:
+        headers = {"content-type": "application/json"}
+        if authorization:
+            headers["authorization"] = authorization
+        body = encode_events(events)
         for attempt in tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + tenacity.wait_random(0, 0.05),
@@ -111,32 +157,31 @@ class EventSender:
             reraise=True,
         ):
             with attempt:
-                status = client.post(self.url, content=body, headers=self._headers).status_code
+                status = client.post(self.url, content=body, headers=headers).status_code
                 if status in _TRANSIENT:
                     raise _TransientStatus(f"status {status}")
         if status in _UNSUPPORTED:
             log.debug("%s answers %d: no more events are sent there", self.url, status)
             with self._changed:
-                self._off = True
-                self._queue.clear()
+                self._unwanted.add(authorization)
+                kept = [item for item in self._queue if item[0] != authorization]
+                self._queue = deque(kept)
         elif status >= 400:
             raise _RefusedBatch(f"status {status}")
 
 
-_senders: dict[tuple[str, str], EventSender] = {}
+_senders: dict[str, EventSender] = {}
 _lock = threading.Lock()
 
 
-def sender_for(url: str, authorization: str | None) -> EventSender:
-    """Returns the process's one sender for a server and a credential."""
-    key = (url, authorization or "")
+def sender_for(url: str) -> EventSender:
+    """Returns the process's one sender for a server."""
     with _lock:
-        sender = _senders.get(key)
+        sender = _senders.get(url)
         if sender is None:
             if not _senders:
                 atexit.register(_flush_all)
-            headers = {"authorization": authorization} if authorization else {}
-            sender = _senders[key] = EventSender(url, headers)
+            sender = _senders[url] = EventSender(url)
         return sender
 
 
@@ -144,3 +189,15 @@ def _flush_all() -> None:
     deadline = time.monotonic() + EXIT_FLUSH_SECONDS
     for sender in list(_senders.values()):
         sender.flush(max(0.0, deadline - time.monotonic()))
+
+
+def _restart_all() -> None:
+    # The parent's lock may be held by a thread that the child does not have.
+    global _lock
+    _lock = threading.Lock()
+    for sender in _senders.values():
+        sender.restart()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_all)

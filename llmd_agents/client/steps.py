@@ -32,17 +32,27 @@ class PendingStep:
     """A step whose request has been sent.
 
     Attributes:
+        declared: whether the application declared the frame; otherwise it was inferred.
         content: hash of the request body, by which a retry is recognised.
         header: the encoded hints.
     """
 
     frame: Frame
+    declared: bool
     server: str
     content: bytes
     step: Step
     links: list[Link]
     header: str
     answered: bool = False
+
+    def is_retried_by(self, content: bytes, server: str, declared: Frame | None) -> bool:
+        """Returns whether a request is another attempt at this step: the same call from the same place."""
+        if self.answered or self.content != content or self.server != server:
+            return False
+        if declared is None:
+            return not self.declared
+        return self.declared and declared.branch is self.frame.branch
 
     def on_answer(self, ack: str | None) -> None:
         """Takes note of a successful response."""
@@ -65,26 +75,29 @@ class PendingStep:
 _last: ContextVar[PendingStep | None] = ContextVar("llmd_agents_last_step", default=None)
 
 
-def begin_step(content: bytes, server: str, find_frame: Callable[[list[Link]], Frame]) -> PendingStep:
+def begin_step(
+    content: bytes, server: str, declared: Frame | None, infer: Callable[[list[Link]], Frame]
+) -> PendingStep:
     """Makes the hints of one request. The same body sent again after a failure is the same step.
 
     Args:
         content: the JSON body.
         server: where it goes; digests are declared anew to each server.
-        find_frame: tells the frame of a chain of context, when this is a new step.
+        declared: the frame that the call is made in, if any.
+        infer: tells the frame that a chain of context continues, where none is declared.
 
     Raises:
         ValueError: if the body is no JSON object, or has no chain, or the hints do not fit the header.
     """
     fingerprint = xxh3_128_digest(content)
     last = _last.get()
-    if last is not None and not last.answered and last.content == fingerprint and last.server == server:
+    if last is not None and last.is_retried_by(fingerprint, server, declared):
         return last
     body: Any = json.loads(content)
     if not isinstance(body, dict):
         raise ValueError("the request body is not a JSON object")
     links = chain(body)
-    frame = find_frame(links)
+    frame = declared or infer(links)
     branch = frame.branch
     step = Step(
         id=branch.run.step_ids.next(),
@@ -105,7 +118,7 @@ def begin_step(content: bytes, server: str, find_frame: Callable[[list[Link]], F
         extends=links[known - 1].digest if known else None,
         segments=segments_of(links[known:]),
     )
-    pending = PendingStep(frame, server, fingerprint, step, links, encode_hints(hints))
+    pending = PendingStep(frame, declared is not None, server, fingerprint, step, links, encode_hints(hints))
     _last.set(pending)
     return pending
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from llmd_agents.hints import UnreadableContext, chain
+from llmd_agents.hints import UnreadableContext, chain, residency_scope
 
 from .blocks import cache_root
 from .profile import EngineProfile
@@ -41,6 +41,7 @@ class Completion:
         finish_reason: why the reply ends there: `stop` or `length`.
         root: for the core (`EngineRequest.root`).
         boundaries: for the core (`EngineRequest.boundaries`).
+        scope: for the core (`EngineRequest.scope`).
     """
 
     model: str
@@ -49,6 +50,7 @@ class Completion:
     finish_reason: str
     root: bytes
     boundaries: tuple[tuple[bytes, int], ...]
+    scope: str | None
     stream: bool
     include_usage: bool
 
@@ -92,6 +94,7 @@ def read_completion(data: bytes, profile: EngineProfile, model_names: tuple[str,
         finish_reason=finish_reason,
         root=cache_root(model, salt),
         boundaries=tuple((link.digest, end) for link, end in zip(links, prompt.ends, strict=True)),
+        scope=residency_scope(salt),
         stream=_flag(body, "stream"),
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
     )
@@ -121,6 +124,8 @@ def _model(body: Mapping[str, Any], model_names: tuple[str, ...]) -> str:
         return model_names[0] if model_names else ""
     if not isinstance(model, str):
         raise RefusedRequest("model must be a string", param="model")
+    if not model.isprintable():
+        raise RefusedRequest("model must be printable text", param="model")
     if model_names and model not in model_names:
         raise RefusedRequest(
             f"The model `{model}` does not exist; served are {', '.join(model_names)}.",

@@ -16,6 +16,7 @@ class EngineRequest:
         output: four bytes per token, at least one token.
         root: requests share cached blocks only under an equal root (`blocks.cache_root`).
         boundaries: chain digests whose residency is tracked, as (digest, tokens from the start), ascending.
+        scope: reported with their residency (`hints.residency_scope`).
     """
 
     id: str
@@ -23,6 +24,7 @@ class EngineRequest:
     output: bytes
     root: bytes
     boundaries: tuple[tuple[bytes, int], ...] = ()
+    scope: str | None = None
 
     def __post_init__(self) -> None:
         for name, data in (("prompt", self.prompt), ("output", self.output)):

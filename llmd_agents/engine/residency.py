@@ -7,7 +7,7 @@ last block with one of those hashes is given up.
 Simplification: a digest that went because of a block before its own range is reported again only when a
 request uses it, although its own blocks may have stayed and what precedes them may have returned sooner.
 
-One digest may stand for several runs of blocks (under different cache salts); it is resident while one is.
+One digest may stand for several runs of blocks; it is resident in a scope while one run of that scope is.
 Memory is bounded by the blocks: what is known of a digest goes with it.
 """
 
@@ -24,6 +24,7 @@ class _Node:
     """A digest over one run of blocks; its own range is `blocks`, those after its parent's last."""
 
     digest: bytes
+    scope: str | None
     tokens: int
     blocks: Sequence[bytes]
     key: tuple[bytes, bytes]
@@ -38,7 +39,7 @@ class Residency:
         self._block_size = block_size
         self._nodes: dict[tuple[bytes, bytes], _Node] = {}
         self._owners: dict[bytes, tuple[_Node, ...]] = {}
-        self._runs: dict[bytes, int] = {}
+        self._runs: dict[tuple[bytes, str | None], int] = {}
         self._changes: list[ResidencyChange] = []
 
     def reached(self, progress: Progress) -> None:
@@ -62,7 +63,9 @@ class Residency:
                 break
             if end:
                 key = (digest, hashes[end - 1])
-                parent = self._nodes.get(key) or self._add(key, tokens, hashes[start:end], parent)
+                parent = self._nodes.get(key) or self._add(
+                    key, progress.request.scope, tokens, hashes[start:end], parent
+                )
             start = end
             index += 1
         progress.boundary = index
@@ -83,9 +86,10 @@ class Residency:
             if node.parent is not None:
                 node.parent.children.pop(node, None)
             dropped += node.children
-            runs = self._runs.pop(node.digest) - 1
+            run = (node.digest, node.scope)
+            runs = self._runs.pop(run) - 1
             if runs:
-                self._runs[node.digest] = runs
+                self._runs[run] = runs
             else:
                 self._note(node, resident=False)
 
@@ -106,15 +110,21 @@ class Residency:
 
     def snapshot(self) -> tuple[ResidencyChange, ...]:
         """Returns everything that is resident, each digest once."""
-        tokens = {node.digest: node.tokens for node in self._nodes.values()}
+        tokens = {(node.digest, node.scope): node.tokens for node in self._nodes.values()}
         return tuple(
-            ResidencyChange(digest=digest, tokens=count, resident=True) for digest, count in tokens.items()
+            ResidencyChange(digest=digest, scope=scope, tokens=count, resident=True)
+            for (digest, scope), count in tokens.items()
         )
 
     def _add(
-        self, key: tuple[bytes, bytes], tokens: int, blocks: Sequence[bytes], parent: _Node | None
+        self,
+        key: tuple[bytes, bytes],
+        scope: str | None,
+        tokens: int,
+        blocks: Sequence[bytes],
+        parent: _Node | None,
     ) -> _Node:
-        node = _Node(key[0], tokens, blocks, key, parent)
+        node = _Node(key[0], scope, tokens, blocks, key, parent)
         self._nodes[key] = node
         alone = (node,)
         owners = self._owners
@@ -122,11 +132,14 @@ class Residency:
             owners[block_hash] = (*owners[block_hash], node) if block_hash in owners else alone
         if parent is not None:
             parent.children[node] = None
-        runs = self._runs.get(node.digest, 0)
-        self._runs[node.digest] = runs + 1
+        run = (node.digest, scope)
+        runs = self._runs.get(run, 0)
+        self._runs[run] = runs + 1
         if not runs:
             self._note(node, resident=True)
         return node
 
     def _note(self, node: _Node, *, resident: bool) -> None:
-        self._changes.append(ResidencyChange(digest=node.digest, tokens=node.tokens, resident=resident))
+        self._changes.append(
+            ResidencyChange(digest=node.digest, scope=node.scope, tokens=node.tokens, resident=resident)
+        )

@@ -191,6 +191,7 @@ class EngineServer:
             output=completion.output,
             root=completion.root,
             boundaries=completion.boundaries,
+            scope=completion.scope,
         )
         reply = self._loop.submit(request)
         self._running[request_id] = completion

@@ -38,7 +38,7 @@ from .models import (
     SegmentType,
     Step,
 )
-from .residency import RESIDENCY_PATH, ResidencyBatch, ResidencyChange, Tier
+from .residency import RESIDENCY_PATH, ResidencyBatch, ResidencyChange, Tier, residency_scope
 from .segments import segments_of
 
 __all__ = [
@@ -89,5 +89,6 @@ __all__ = [
     "encode_ack",
     "encode_events",
     "encode_hints",
+    "residency_scope",
     "segments_of",
 ]

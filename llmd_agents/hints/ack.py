@@ -11,6 +11,7 @@ from http_sf import StructuredFieldError
 from .errors import UnreadableHints
 from .fields import Contract
 from .header import VERSION, Rejection
+from .limits import ACK_MAX_BYTES
 
 ACK_HEADER: Final = "x-llmd-ack"
 _REASON_MAX_CHARS = 120
@@ -35,13 +36,27 @@ class Ack(Contract):
 
 
 def encode_ack(ack: Ack) -> str:
-    """Returns the header value (ASCII; reasons shortened to 120 characters)."""
+    """Returns the header value: ASCII, at most `ACK_MAX_BYTES`.
+
+    Reasons are shortened to 120 characters; when it would still be too long, what is ignored is left out,
+    then all but the first few rejections and their reasons.
+    """
+    value = _serialize(ack)
+    if len(value) > ACK_MAX_BYTES:
+        value = _serialize(ack.model_copy(update={"ignored": ()}))
+    if len(value) > ACK_MAX_BYTES:
+        first = {name: tuple(getattr(ack, name)[:4]) for name in ("clipped", "rejected")}
+        value = _serialize(ack.model_copy(update={"ignored": (), "accepted": ack.accepted[:8], **first}))
+    return value
+
+
+def _serialize(ack: Ack) -> str:
     members: dict[str, Any] = {"v": VERSION}
     if ack.accepted:
-        members["accepted"] = list(ack.accepted)
+        members["accepted"] = [_ascii(name) for name in ack.accepted]
     for name, rejections in (("clipped", ack.clipped), ("rejected", ack.rejected)):
         if rejections:
-            members[name] = [(item.hint, {"reason": _ascii(item.reason)}) for item in rejections]
+            members[name] = [(_ascii(item.hint), {"reason": _ascii(item.reason)}) for item in rejections]
     if ack.ignored:
         members["ignored"] = [_ascii(name) for name in ack.ignored]
     if ack.resync:

@@ -21,15 +21,18 @@ _DOMAIN = b"llmd-agents chain 1\n"
 
 TEMPLATE_ARGUMENTS = (
     "chat_template",
+    "add_special_tokens",
     "chat_template_kwargs",
     "documents",
     "functions",
+    "mm_processor_kwargs",
     "reasoning_effort",
     "tool_choice",
+    "truncate_prompt_tokens",
 )
-"""Request fields that a chat template may render at the head of the prompt.
+"""Request fields that change how the whole prompt is rendered, or are rendered at its head.
 
-`tool_choice` counts only as "none", which makes servers leave the tools out."""
+`tool_choice` counts only as "none", for which some servers leave the tools out."""
 
 
 class UnreadableContext(ValueError):
@@ -42,7 +45,7 @@ class Link:
 
     Attributes:
         digest: names the prompt from its start to the end of this link.
-        size: canonical bytes of this link alone.
+        size: canonical bytes of this link alone; of the head, those of its tools and template arguments.
         role: the message's role; None for the head (model, tools, template arguments).
     """
 
@@ -52,7 +55,7 @@ class Link:
 
 
 def head_digest(body: Mapping[str, Any], *, adapter: str = "") -> Link:
-    """Returns link 0: everything that precedes the messages. Its size counts the tools alone."""
+    """Returns link 0: everything that precedes the messages."""
     tools = [
         canonical_message(tool) if isinstance(tool, Mapping) else canonical(tool)
         for tool in _list(body, "tools")
@@ -72,7 +75,8 @@ def head_digest(body: Mapping[str, Any], *, adapter: str = "") -> Link:
             b"e",
         )
     )
-    return Link(xxh3_128_digest(head), sum(map(len, tools)), None)
+    size = sum(map(len, tools)) + (len(canonical(arguments)) if arguments else 0)
+    return Link(xxh3_128_digest(head), size, None)
 
 
 def chain(body: Mapping[str, Any], *, adapter: str = "") -> list[Link]:

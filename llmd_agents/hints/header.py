@@ -9,14 +9,13 @@ A member with a bad value is rejected alone; the others still count. `docs/hints
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 import http_sf
 from http_sf import DisplayString, StructuredFieldError, Token
 from pydantic import TypeAdapter, ValidationError
 
 from .errors import HintsTooLong, UnreadableHints, first_problem
-from .fields import Name
 from .limits import HEADER_MAX_BYTES
 from .models import (
     DEFAULT_LIFETIME,
@@ -39,6 +38,7 @@ from .segments import merge_oldest
 HINTS_HEADER: Final = "x-llmd-hints"
 VERSION: Final = 1
 
+SEGMENT_MIN_BYTES: Final = 28
 PARENTS_KEPT: Final = 8
 """Parents that remain of a longer list in a header that is still too long without its segments."""
 
@@ -52,13 +52,16 @@ _TYPE_TOKENS: Final = {
     SegmentType.SCRATCH: "scratch",
 }
 _TYPES: Final = {token: segment_type for segment_type, token in _TYPE_TOKENS.items()}
-_NAMES: Final = TypeAdapter(tuple[Name, ...])
+_CUT: Final = TypeAdapter(tuple[Literal["segments", "next", "parents"], ...])
+_LIFETIMES: Final = {str(lifetime): lifetime for lifetime in Lifetime}
+_SCOPES: Final = {str(scope): scope for scope in Scope}
 _MEMBERS: Final = frozenset(
     ("v", "program", "step", "parents", "fork", "loop", "extends", "segments", "next", "cut")
 )
 
 Params: TypeAlias = Mapping[str, Any]
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,10 @@ def encode_hints(hints: Hints, *, limit: int = HEADER_MAX_BYTES) -> str:
     Raises:
         HintsTooLong: if even that does not fit.
     """
+    # More segments than this cannot fit, as each costs at least its digest: they are not even tried.
+    most = limit // SEGMENT_MIN_BYTES
+    if len(hints.segments) > most:
+        hints = _cut(hints, "segments", segments=merge_oldest(hints.segments, most))
     value = _serialize(hints)
     if len(value) <= limit:
         return value
@@ -112,8 +119,7 @@ def encode_hints(hints: Hints, *, limit: int = HEADER_MAX_BYTES) -> str:
 def _with_fewer_segments(hints: Hints, limit: int) -> tuple[Hints, str]:
     """Merges segments until the header fits or one is left; returns what it tried last."""
     room = limit - len(_serialize(_cut(hints, "segments", segments=())))
-    # Every segment costs at least its digest, so more than this many cannot fit.
-    most = max(1, min(len(hints.segments) - 1, room // 28))
+    most = max(1, min(len(hints.segments) - 1, room // SEGMENT_MIN_BYTES))
     while True:
         shorter = _cut(hints, "segments", segments=merge_oldest(hints.segments, most))
         value = _serialize(shorter)
@@ -259,12 +265,12 @@ class _Reader:
                 extends=extends,
                 segments=segments or (),
                 forecast=self._member("next", self._forecast),
-                cut=self._member("cut", self._names) or (),
+                cut=self._member("cut", self._cut) or (),
             )
         for name in ("program", "step"):
             if name not in self._members:
                 self._rejected.append(Rejection(name, "is missing"))
-        return Decoded(hints, tuple(self._rejected), tuple(self._ignored))
+        return Decoded(hints, tuple(self._rejected), tuple(dict.fromkeys(self._ignored)))
 
     def _was_rejected(self, name: str) -> bool:
         return any(rejection.hint == name for rejection in self._rejected)
@@ -322,16 +328,28 @@ class _Reader:
 
     def _segment(self, digest: Any, params: Params) -> Segment:
         known = self._known("segments", params, "t", "b", "n", "life", "scope", "merged")
-        life, scope = known.get("life"), known.get("scope")
+        lifetime: Any = known.get("life")
+        if isinstance(lifetime, Token):
+            lifetime = self._token("life", lifetime, _LIFETIMES)
         return Segment(
             digest=digest,
-            type=_TYPES[str(known.get("t"))] if str(known.get("t")) in _TYPES else known.get("t"),
+            type=self._token("t", known.get("t"), _TYPES) or SegmentType.CONVERSATION_TURN,
             size=known.get("b"),
             tokens=known.get("n"),
-            lifetime=Lifetime(str(life)) if isinstance(life, Token) else life,
-            scope=Scope(str(scope)) if scope is not None else None,
+            lifetime=lifetime,
+            scope=self._token("scope", known.get("scope"), _SCOPES),
             merged=known.get("merged", 1),
         )
+
+    def _token(self, name: str, value: Any, known: Mapping[str, V]) -> V | None:
+        """Returns what a token stands for. One of a later version counts as absent, and is named."""
+        if value is None:
+            return None
+        if not isinstance(value, Token):
+            raise ValueError(f"{name} is not a token")
+        if str(value) not in known:
+            self._ignored.append(f"segments;{name}={value}")
+        return known.get(str(value))
 
     def _forecast(self, value: Any, params: Params) -> Forecast:
         known = self._known("next", params, "after", "sigma", "width", "agent", "tokens")
@@ -347,4 +365,7 @@ class _Reader:
     def _names(self, value: Any, params: Params) -> tuple[str, ...]:
         if not isinstance(value, list):
             raise ValueError("is not an inner list")
-        return _NAMES.validate_python(tuple(_plain(item) for item, _ in value))
+        return tuple(_plain(item) for item, _ in value)
+
+    def _cut(self, value: Any, params: Params) -> tuple[Literal["segments", "next", "parents"], ...]:
+        return _CUT.validate_python(self._names(value, params))

@@ -5,6 +5,9 @@ from typing import Final
 HEADER_MAX_BYTES: Final = 2048
 """Longest `x-llmd-hints` value that is sent or read, in bytes."""
 
+ACK_MAX_BYTES: Final = 2048
+"""Longest `x-llmd-ack` value that is sent, in bytes."""
+
 ID_MAX_CHARS: Final = 64
 NAME_MAX_CHARS: Final = 128
 PARENTS_MAX: Final = 64

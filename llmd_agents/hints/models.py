@@ -176,7 +176,7 @@ class Hints(Contract):
     """The digest that `segments` continue; None means that they list the whole context."""
     segments: Annotated[tuple[Segment, ...], Field(max_length=SEGMENTS_MAX)] = ()
     forecast: Forecast | None = None
-    cut: tuple[Name, ...] = ()
+    cut: tuple[Literal["segments", "next", "parents"], ...] = ()
     """Names of hints that were shortened or left out to keep within the header's limit."""
 
     @property

@@ -3,17 +3,21 @@
     data: {"epoch": "9f…", "seq": 7, "snapshot": false, "cleared": false,
            "changes": [{"digest": "…", "tier": "device", "tokens": 4096, "resident": true}]}
 
+Contexts that were computed under a `cache_salt` carry a `scope`, which tells one salt from another without
+telling the salt: what one tenant's requests put into a cache says nothing about another's.
+
 Batches are numbered in sequence; a subscription opens with a snapshot, which carries the number of the last
 batch before it. A new epoch, or a gap in
 `seq`, means that what was known of the engine no longer holds until the next snapshot.
 """
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
 
-from .fields import Contract, Digest, Id, Size
+from .fields import Contract, Digest, Id, Name, Size
 
 RESIDENCY_PATH = "/v1/agent/kv/events"
 
@@ -24,14 +28,22 @@ class Tier(StrEnum):
     STORAGE = "storage"
 
 
+def residency_scope(cache_salt: str | None) -> str | None:
+    """Returns the scope of contexts that are computed under a salt; None without one."""
+    if not cache_salt:
+        return None
+    return hashlib.sha256(cache_salt.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
 class ResidencyChange(Contract):
     """The context named by `digest` is now in `tier`, whole, or no longer.
 
-    `tokens` is the length of that context from the start of the prompt.
+    `tokens` is the length of that context from the start of the prompt. Tiers of later versions are kept.
     """
 
     digest: Digest
-    tier: Tier = Tier.DEVICE
+    scope: Id | None = None
+    tier: Name = Tier.DEVICE
     tokens: Size
     resident: bool
 

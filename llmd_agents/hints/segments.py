@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 
 from .digest import Link
+from .limits import SEGMENTS_MAX
 from .models import Segment, SegmentType
+
+_FIRST = 2
+"""Links that stay apart at the start: tools and system prompt, which other programs share."""
 
 _BY_ROLE = {
     None: SegmentType.TOOL_DEFINITION,
@@ -15,17 +19,27 @@ _BY_ROLE = {
 def segments_of(links: Sequence[Link]) -> tuple[Segment, ...]:
     """Returns one segment per link, typed by the message's role.
 
-    A head without tools carries no context of its own and gives none.
+    An empty head carries no context of its own and gives none. Of a chain with more than `SEGMENTS_MAX`
+    links, those after the first few and before the newest become one segment.
     """
-    return tuple(
+    shown = [link for link in links if link.role is not None or link.size > 0]
+    surplus = len(shown) - SEGMENTS_MAX
+    merged = 1
+    if surplus > 0:
+        middle = shown[_FIRST : _FIRST + surplus + 1]
+        size, merged = sum(link.size for link in middle), len(middle)
+        shown[_FIRST : _FIRST + surplus + 1] = [Link(middle[-1].digest, size, middle[-1].role)]
+    segments = [
         Segment(
             type=_BY_ROLE.get(link.role, SegmentType.CONVERSATION_TURN),
             digest=link.digest,
             size=link.size,
         )
-        for link in links
-        if link.role is not None or link.size > 0
-    )
+        for link in shown
+    ]
+    if merged > 1:
+        segments[_FIRST] = segments[_FIRST].model_copy(update={"merged": min(merged, SEGMENTS_MAX)})
+    return tuple(segments)
 
 
 def merge_oldest(segments: Sequence[Segment], most: int) -> tuple[Segment, ...]:

@@ -2,27 +2,20 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from typing import Any
 
-import aiohttp
 import orjson
 
 from llmd_agents.hints import (
-    ACK_HEADER,
     EVENTS_PATH,
     HINTS_HEADER,
     Ack,
-    Decoded,
-    Link,
     Rejection,
     UnreadableHints,
-    chain,
     decode_events,
-    decode_hints,
-    encode_ack,
+    residency_scope,
 )
 from llmd_agents.hints.limits import EVENTS_BODY_MAX_BYTES
 from llmd_agents.runtime import Arrival, Call, Runtime, engines_view, program_view
@@ -45,15 +38,21 @@ from .bodies import asking_for_usage, splice
 from .config import EngineConfig, RouterConfig
 from .engine_link import EngineLink
 from .metrics import CONTENT_TYPE, RouterMetrics
+from .reading import ack_header, is_plain_json_object, read_chain, read_hints
 from .replies import UsageFilter, usage_of
-from .tenancy import Tenants, cache_salt
-from .upstream import Answer, EngineFailed, Outgoing, StreamBroke, ask, forwarded_headers
+from .tenancy import Tenants
+from .upstream import Answer, EngineFailed, Outgoing, Sessions, StreamBroke, ask, forwarded_headers
 
 log = logging.getLogger("llmd_agents.router")
 
 CHAT_PATH = "/v1/chat/completions"
 PROGRAMS_PATH = "/v1/agent/programs/"
 ENGINES_PATH = "/v1/agent/engines"
+
+LARGE_BODY_BYTES = 512 * 1024
+"""Bodies beyond this are parsed in a thread, so that other calls need not wait for it."""
+
+ATTEMPTS_MAX = 3
 
 
 class Router:
@@ -63,9 +62,12 @@ class Router:
         self._config = config
         self._engines = config.named_engines()
         self._tenants = Tenants(config.tenants)
-        self.runtime = Runtime(self._engines, sole_tenant=self._tenants.sole)
+        self.runtime = Runtime(
+            self._engines,
+            {tenant: residency_scope(salt) for tenant, salt in self._tenants.salts.items()},
+        )
         self._metrics = RouterMetrics(self.runtime)
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: Sessions | None = None
         self._links: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,29 +78,32 @@ class Router:
                 await self._route(scope, receive, send)
 
     async def _start(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_timeout_s)
-        self._session = session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
-            timeout=timeout,
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._sessions = Sessions(connect_timeout_s=self._config.connect_timeout_s)
         for name, engine in self._engines.items():
-            link = EngineLink(name, engine, self.runtime, session, interval_s=self._config.health_interval_s)
+            link = EngineLink(
+                name,
+                engine,
+                self.runtime,
+                self._sessions.pooled,
+                interval_s=self._config.health_interval_s,
+            )
             self._links.append(asyncio.create_task(link.run()))
 
     async def _stop(self) -> None:
         for link in self._links:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
+        if self._sessions is not None:
+            await self._sessions.close()
 
     # --- routes
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
-        if method == "GET" and path == "/health":
+        if any(part in (".", "..") for part in path.split("/")):
+            # Resolved further on, such a path would reach what is no client's business.
+            await send_error(send, 400, "the path must not hold . or .. segments")
+        elif method == "GET" and path == "/health":
             await send_json(send, 200, {"status": "ok"})
         elif method == "GET" and path == "/ready":
             up = sum(state.up for state in self.runtime.engines.values())
@@ -165,7 +170,7 @@ class Router:
 
     def _engines_view(self) -> list[dict[str, Any]]:
         views = engines_view(self.runtime)
-        if self._tenants.sole is not None:  # addresses are the operator's, not every tenant's, to know
+        if not self._tenants.told_apart:  # addresses are the operator's, not every tenant's, to know
             for view in views:
                 view["url"] = self._engines[view["name"]].url
         return views
@@ -192,22 +197,29 @@ class Router:
             relay.cancel()
 
     async def _relay(self, tenant: str, scope: Scope, body: bytes, send: Send) -> None:
-        call = self._decide(tenant, scope, body)
+        salt = self._tenants.salts[tenant]
+        if salt is not None and body:
+            encoded = _header(scope["headers"], b"content-encoding") is not None
+            if encoded or not is_plain_json_object(body):
+                await send_error(send, 400, "the body must be a JSON object in UTF-8, not encoded otherwise")
+                return
+        call, headers = await self._decide(tenant, scope, body)
         hide_usage = False
         if scope["path"] == CHAT_PATH:
             body, hide_usage = asking_for_usage(body)
-        if self._tenants.sole is None and scope["method"] == "POST" and body.rstrip().endswith(b"}"):
-            body = splice(body, {"cache_salt": cache_salt(tenant)})
+        if salt is not None and body:
+            body = splice(body, {"cache_salt": salt})
         try:
             answer = await self._first_answer(call, scope, body)
         except EngineFailed as failure:
             status, code = (504, "engine_timeout") if failure.timed_out else (503, "no_engine_available")
-            headers = [(b"retry-after", b"1"), *self._ack_header(call.ack)]
+            headers = [(b"retry-after", b"1"), *headers]
             await send_error(send, status, str(failure), kind="server_error", code=code, headers=headers)
             self._metrics.responses.labels(status).inc()
             return
+        self.runtime.answering(call, time.time())
         try:
-            await self._pass_on(call, answer, send, hide_usage=hide_usage)
+            await self._pass_on(call, answer, headers, send, hide_usage=hide_usage)
         except BaseException:
             self.runtime.ended_early(call, "cancelled", time.time())
             raise
@@ -215,65 +227,94 @@ class Router:
             answer.close()
         self._metrics.responses.labels(answer.status).inc()
 
-    def _decide(self, tenant: str, scope: Scope, body: bytes) -> Call:
-        """Chooses engines for a call: from its hint header where that suffices, else from its body."""
-        began = time.perf_counter()
+    async def _decide(self, tenant: str, scope: Scope, body: bytes) -> tuple[Call, Headers]:
+        """Chooses engines for a call, from its hint header where that suffices, else from its body.
+
+        Returns the call, and the response headers that answer its hints.
+        """
         decoded, links = None, None
         if scope["path"] == CHAT_PATH:
-            decoded = _read_hints(scope["headers"])
+            decoded = read_hints(_header(scope["headers"], HINTS_HEADER.encode()))
             if self.runtime.needs_chain(tenant, decoded):
-                links = _read_chain(body)
-        call = self.runtime.arrive(Arrival(tenant, len(body), time.time(), decoded=decoded, links=links))
+                if len(body) > LARGE_BODY_BYTES:
+                    links = await asyncio.to_thread(read_chain, body)
+                else:
+                    links = read_chain(body)
+        began = time.perf_counter()
+        arrival = Arrival(tenant, len(body), time.time(), decoded=decoded, links=links)
+        try:
+            call = self.runtime.arrive(arrival)
+            headers = ack_header(call.ack)
+        except Exception:
+            # Hints never fail a call, not even by a fault of ours.
+            log.exception("hints cannot be used; the call goes on without them")
+            call, headers = self.runtime.arrive(Arrival(tenant, len(body), time.time())), []
         self._metrics.decision.observe(time.perf_counter() - began)
         self._metrics.hints.labels(_result(call.ack)).inc()
         if call.ack is not None and call.ack.rejected:
             first = call.ack.rejected[0]
             quiet.warn("hints", "hints rejected (the call goes on): %s: %s", first.hint, first.reason)
-        return call
+        return call, headers
 
     async def _first_answer(self, call: Call, scope: Scope, body: bytes) -> Answer:
-        """Tries the engines in order.
+        """Tries the engines in order, though no more than `ATTEMPTS_MAX` that take the request: one that
+        brings engines down must not visit them all.
 
         Raises:
             EngineFailed: when none of them gave an answer; says how many were tried and why the last failed.
         """
-        assert self._session is not None
-        query = scope["query_string"].decode("latin-1")
-        path = scope["path"] + (f"?{query}" if query else "")
+        assert self._sessions is not None
         reason = ""
-        for position, name in enumerate(call.ranking):
+        tried = taken = 0
+        for name in call.ranking:
             engine = self._engines[name]
-            outgoing = Outgoing(
-                scope["method"], path, self._forwarded(scope["headers"], engine), body or None
-            )
-            self.runtime.dispatched(call, name)
-            if position:
+            self.runtime.dispatched(call, name, time.time())
+            if tried:
                 self._metrics.failovers.inc()
+            tried += 1
             try:
                 return await ask(
-                    self._session,
+                    self._sessions,
                     engine.url,
-                    outgoing,
+                    self._outgoing(call, scope, body, engine),
                     timeout_s=self._config.answer_timeout_s,
                 )
             except EngineFailed as failure:
                 reason = f"{name} {failure}"
                 self.runtime.failed(call, time.time())
                 quiet.warn(f"engine {name}", "%s %s", name, failure)
-                if failure.unreachable:
-                    self.runtime.engine_down(name)
                 if failure.timed_out:
                     # It would take the others as long, and each of them would have computed it for nothing.
                     raise EngineFailed(reason, timed_out=True) from failure
+                if failure.unreachable:
+                    self.runtime.engine_down(name, time.time())
+                else:
+                    taken += 1
+                if taken == ATTEMPTS_MAX:
+                    break
             except BaseException:
                 self.runtime.ended_early(call, "cancelled", time.time())
                 raise
-        count = len(call.ranking)
-        raise EngineFailed(f"tried {count} engine{'s' * (count != 1)}, none answered; last: {reason}")
+        raise EngineFailed(f"tried {tried} engine{'s' * (tried != 1)}, none answered; last: {reason}")
 
-    async def _pass_on(self, call: Call, answer: Answer, send: Send, *, hide_usage: bool) -> None:
-        headers = answer.headers + self._ack_header(call.ack)
-        if not answer.stream:
+    def _outgoing(self, call: Call, scope: Scope, body: bytes, engine: EngineConfig) -> Outgoing:
+        path = scope["raw_path"].decode("latin-1")
+        if query := scope["query_string"].decode("latin-1"):
+            path += f"?{query}"
+        # An engine need not see a hint header that could not be read, nor a key that names a tenant of ours.
+        headers: Headers = scope["headers"]
+        if call.ack is not None and any(item.hint == "hints" for item in call.ack.rejected):
+            headers = [item for item in headers if item[0] != HINTS_HEADER.encode()]
+        forwarded = forwarded_headers(
+            headers, engine.api_key, keep_authorization=not self._tenants.told_apart
+        )
+        return Outgoing(scope["method"], path, forwarded, body or None)
+
+    async def _pass_on(
+        self, call: Call, answer: Answer, own_headers: Headers, send: Send, *, hide_usage: bool
+    ) -> None:
+        headers = answer.headers + own_headers
+        if answer.whole:
             headers.append((b"content-length", b"%d" % len(answer.body)))
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
@@ -283,62 +324,25 @@ class Router:
                 self.runtime.ended_early(call, "refused", time.time())
             return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        usage = UsageFilter(hide=hide_usage)
+        usage = UsageFilter(hide=hide_usage) if answer.events else None
         tail = b""
         try:
             async for chunk in answer.chunks():
-                if ready := usage.feed(chunk):
+                if ready := usage.feed(chunk) if usage else chunk:
                     await send({"type": "http.response.body", "body": ready, "more_body": True})
-            tail = usage.rest()
-            self.runtime.finished(call, usage.usage, time.time())
+            tail = usage.rest() if usage else b""
+            self.runtime.finished(call, usage.usage if usage else None, time.time())
         except StreamBroke as error:
+            if not usage:
+                raise  # what is no event stream can only be cut short
             tail = _stream_error(f"the engine broke off in the middle of its answer: {error}")
             self.runtime.failed(call, time.time())
         await send({"type": "http.response.body", "body": tail})
-
-    def _forwarded(self, headers: Headers, engine: EngineConfig) -> tuple[tuple[str, str], ...]:
-        # A key that names a tenant of ours is none of the engine's business.
-        return forwarded_headers(headers, engine.api_key, keep_authorization=self._tenants.sole is not None)
-
-    def _ack_header(self, ack: Ack | None) -> Headers:
-        return [] if ack is None else [(ACK_HEADER.encode(), encode_ack(ack).encode("ascii"))]
 
 
 def _header(headers: Headers, name: bytes) -> bytes | None:
     values = [value for key, value in headers if key == name]
     return b", ".join(values) if values else None
-
-
-def _read_hints(headers: Headers) -> Decoded | None:
-    """Returns what the hint header says; None without one. Whatever is wrong with it is in the result."""
-    value = _header(headers, HINTS_HEADER.encode())
-    if value is None:
-        return None
-    try:
-        return decode_hints(value)
-    except UnreadableHints as error:
-        return Decoded(None, (Rejection("hints", str(error)),))
-    except Exception:
-        # No header may ever fail a call, not even one that shows a fault of ours.
-        log.exception("reading hints failed")
-        return Decoded(None, (Rejection("hints", "cannot be read"),))
-
-
-def _read_chain(body: bytes) -> list[Link] | None:
-    """Returns the chain of a body; None if it has none, which is for the engine to say."""
-    try:
-        value = _parse(body)
-        return chain(value) if isinstance(value, dict) else None
-    except (ValueError, RecursionError):
-        return None
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # Slower, but it reads what clients in Python may write: lone surrogates and NaN.
-        return json.loads(body)
 
 
 def _result(ack: Ack | None) -> str:

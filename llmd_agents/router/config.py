@@ -34,6 +34,13 @@ class EngineConfig(_Section):
             raise ValueError("must begin with http:// or https://")
         return url.rstrip("/").removesuffix("/v1")
 
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: str | None) -> str | None:
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ValueError("must be printable ASCII, without line ends")
+        return key
+
 
 class TenantConfig(_Section):
     """One tenant. As soon as there is one, every call needs a key of some tenant."""
@@ -55,6 +62,8 @@ class RouterConfig(_Section):
     answer_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """How long an engine may take until the first byte of a stream, or the end of any other answer."""
     health_interval_s: Annotated[float, Field(gt=0)] = 1.0
+    shutdown_timeout_s: Annotated[int, Field(ge=0)] = 30
+    """How long calls under way may go on after the router was told to stop."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -108,7 +117,11 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key}: is required"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message} (got {first['input']!r})" if key else message
+    return f"{key}: {message} (got {_shown(location, first['input'])})" if key else message
+
+
+def _shown(location: tuple[int | str, ...], value: Any) -> str:
+    return "a secret" if "api_key" in location or "api_keys" in location else repr(value)
 
 
 def _allowed(section: type[BaseModel]) -> str:

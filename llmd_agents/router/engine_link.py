@@ -1,8 +1,9 @@
 """The router's standing connections to one engine: is it up, and what does it hold?"""
 
 import asyncio
-import contextlib
 import logging
+import time
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 from pydantic import ValidationError
@@ -21,6 +22,8 @@ SILENCE_SECONDS = 30.0
 """A residency stream that says nothing for this long, not even a heartbeat, is opened anew."""
 
 UNSUPPORTED_RETRY_SECONDS = 60.0
+SNAPSHOT_MAX_BYTES = 64 << 20
+_UNSUPPORTED = frozenset((404, 405, 501))
 
 
 class EngineLink:
@@ -44,16 +47,28 @@ class EngineLink:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch_health())
-            tasks.create_task(self._follow_residency())
+            tasks.create_task(self._again_and_again(self._check_health))
+            tasks.create_task(self._again_and_again(self._read_residency))
 
-    async def _watch_health(self) -> None:
+    async def _again_and_again(self, once: Callable[[], Awaitable[float]]) -> None:
+        """Runs one kind of exchange for ever; each run tells after how many seconds the next begins."""
         while True:
-            if await self._healthy():
-                self._runtime.engine_up(self._name)
-            else:
-                self._runtime.engine_down(self._name)
-            await asyncio.sleep(self._interval_s)
+            pause = self._interval_s
+            try:
+                pause = await once()
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                pass  # the health check says what there is to say of it
+            except Exception:
+                # One bad exchange, of whatever kind, must not leave the engine unwatched.
+                log.exception("watching %s failed; it goes on", self._name)
+            await asyncio.sleep(pause)
+
+    async def _check_health(self) -> float:
+        if await self._healthy():
+            self._runtime.engine_up(self._name, time.time())
+        else:
+            self._runtime.engine_down(self._name, time.time())
+        return self._interval_s
 
     async def _healthy(self) -> bool:
         timeout = aiohttp.ClientTimeout(total=max(2.0, self._interval_s))
@@ -66,32 +81,25 @@ class EngineLink:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
-    async def _follow_residency(self) -> None:
-        while True:
-            supported = True
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                supported = await self._read_residency()
-            await asyncio.sleep(self._interval_s if supported else UNSUPPORTED_RETRY_SECONDS)
-
-    async def _read_residency(self) -> bool:
-        """Reads one stream of residency events to its end; returns whether the engine has one at all."""
+    async def _read_residency(self) -> float:
+        """Reads one stream of residency events to its end; returns after how long to ask for another."""
         timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_SECONDS)
         headers = {**self._headers, "accept": "text/event-stream"}
-        async with self._session.get(
-            self._url + RESIDENCY_PATH, headers=headers, timeout=timeout
-        ) as response:
-            if response.status != 200:
-                return False
-            splitter = EventSplitter()
+        url = self._url + RESIDENCY_PATH
+        async with self._session.get(url, headers=headers, timeout=timeout) as response:
+            if response.status in _UNSUPPORTED:
+                return UNSUPPORTED_RETRY_SECONDS
+            splitter = EventSplitter(limit=SNAPSHOT_MAX_BYTES)
             async for data in response.content.iter_any():
                 for event in splitter.feed(data):
                     if event.startswith(b"data:") and not self._take(event[5:]):
-                        return True
-        return True
+                        return self._interval_s
+        return self._interval_s
 
     def _take(self, data: bytes) -> bool:
         try:
-            return self._runtime.report(self._name, ResidencyBatch.model_validate_json(data))
+            batch = ResidencyBatch.model_validate_json(data)
+            return self._runtime.report(self._name, batch, time.time())
         except ValidationError as error:
             quiet.warn(
                 f"residency {self._name}", "%s sent a residency event of an unknown form: %s",

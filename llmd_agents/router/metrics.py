@@ -40,8 +40,8 @@ class _RuntimeCollector(Collector):
             for engine, state in engines.items():
                 counter.add_metric([engine], getattr(state, name))
             yield counter
-        yield GaugeMetricFamily("llmd_router_contexts", "contexts known", len(self._runtime.contexts))
-        yield GaugeMetricFamily("llmd_router_programs", "programs known", len(self._runtime.graph))
+        yield GaugeMetricFamily("llmd_router_contexts", "contexts known", self._runtime.context_count)
+        yield GaugeMetricFamily("llmd_router_programs", "programs known", self._runtime.program_count)
 
 
 class RouterMetrics:

@@ -1,10 +1,15 @@
 """Replies: the token counts in them, found without holding a stream up."""
 
+import re
 from collections.abc import Iterator
 
 import msgspec
 
 from llmd_agents.runtime import Usage
+
+EVENT_MAX_BYTES = 1 << 20
+
+_BLANK = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 
 
 class _Details(msgspec.Struct):
@@ -32,23 +37,35 @@ def usage_of(body: bytes) -> Usage | None:
 
 
 class EventSplitter:
-    """Cuts a server-sent event stream into events, whatever pieces it arrives in."""
+    """Cuts a server-sent event stream into events, whatever pieces it arrives in, in linear time.
 
-    def __init__(self) -> None:
-        self._rest = b""
+    Args:
+        limit: bytes of one event; a longer one is cut there, so that no stream can fill the memory.
+    """
+
+    def __init__(self, *, limit: int = EVENT_MAX_BYTES) -> None:
+        self._limit = limit
+        self._rest = bytearray()
+        self._searched = 0
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yields each event that is complete now, with its blank line."""
-        data = self._rest + data
+        rest = self._rest
+        rest += data
         start = 0
-        while (end := _event_end(data, start)) > 0:
-            yield data[start:end]
-            start = end
-        self._rest = data[start:]
+        # A blank line may have begun in what was searched before: it is at most four bytes long.
+        for blank in _BLANK.finditer(rest, max(self._searched - 3, 0)):
+            yield bytes(rest[start : blank.end()])
+            start = blank.end()
+        if len(rest) - start > self._limit:
+            yield bytes(rest[start:])
+            start = len(rest)
+        del rest[:start]
+        self._searched = len(rest)
 
     def rest(self) -> bytes:
         """Returns what is left of an event that never ended."""
-        return self._rest
+        return bytes(self._rest)
 
 
 class UsageFilter:
@@ -74,16 +91,6 @@ class UsageFilter:
             return True
         self.usage = _usage(reply)
         return not (self._hide and not reply.choices)
-
-
-def _event_end(data: bytes, start: int) -> int:
-    """Returns the index after the next blank line; 0 or less if there is none yet."""
-    ends = [
-        found + len(mark)
-        for mark in (b"\n\n", b"\r\n\r\n", b"\r\r")
-        if (found := data.find(mark, start)) >= 0
-    ]
-    return min(ends, default=0)
 
 
 def _read(body: bytes) -> _Reply | None:

@@ -1,6 +1,7 @@
 """Tenancy: decided by the API key that the router itself checks, never by a hint."""
 
 import hashlib
+import hmac
 
 from llmd_agents.runtime import DEFAULT_TENANT
 
@@ -8,15 +9,22 @@ from .config import TenantConfig
 
 
 class Tenants:
-    """Maps an `Authorization` header to a tenant. Without configured tenants all calls share one."""
+    """Maps an `Authorization` header to a tenant. Without configured tenants all calls share one.
+
+    Attributes:
+        salts: each tenant's cache salt, which keeps its blocks apart in the engines; None for the only one.
+            It is derived from the tenant's keys, so that no other tenant can make it.
+    """
 
     def __init__(self, tenants: tuple[TenantConfig, ...]) -> None:
         self._by_key = {_digest(key): tenant.name for tenant in tenants for key in tenant.api_keys}
+        self.salts: dict[str, str | None] = {DEFAULT_TENANT: None}
+        if tenants:
+            self.salts = {tenant.name: _salt(tenant) for tenant in tenants}
 
     @property
-    def sole(self) -> str | None:
-        """The one tenant, where none are told apart."""
-        return None if self._by_key else DEFAULT_TENANT
+    def told_apart(self) -> bool:
+        return bool(self._by_key)
 
     def of(self, authorization: bytes | None) -> str | None:
         """Returns the tenant of a request; None if its key belongs to none."""
@@ -26,9 +34,9 @@ class Tenants:
         return self._by_key.get(_digest(key.strip())) if scheme.lower() == "bearer" else None
 
 
-def cache_salt(tenant: str) -> str:
-    """Returns the salt that keeps a tenant's blocks apart in the engines."""
-    return hashlib.sha256(b"llmd-agents tenant\n" + tenant.encode()).hexdigest()[:32]
+def _salt(tenant: TenantConfig) -> str:
+    secret = hashlib.sha256(b"".join(sorted(map(_digest, tenant.api_keys)))).digest()
+    return hmac.new(secret, tenant.name.encode(), hashlib.sha256).hexdigest()
 
 
 def _digest(key: str) -> bytes:

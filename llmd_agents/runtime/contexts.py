@@ -1,4 +1,4 @@
-"""Every context the runtime has heard of, by tenant and chain digest, and which engines hold it."""
+"""Every context that a tenant's calls have named, by chain digest, and which engines hold it."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -9,18 +9,19 @@ from llmd_agents.hints import Hints, Link, ResidencyBatch, Segment, SegmentType,
 CONTEXTS_MAX = 200_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Residence:
     """How an engine holds a context.
 
     Attributes:
-        tokens: its length in the engine's tokens; None while only predicted.
-        confirmed: the engine said so itself; otherwise it follows from a request that went there.
+        tiers: length in the engine's tokens, for each tier that holds it whole; None while only predicted.
+        used: when it was last known to be used there, on a count of uses.
+        certain: the engine said so, or has answered a call with this context; else it is a prediction.
     """
 
-    tier: Tier = Tier.DEVICE
-    tokens: int | None = None
-    confirmed: bool = False
+    tiers: dict[str, int | None]
+    used: int
+    certain: bool = False
 
 
 @dataclass(slots=True)
@@ -40,155 +41,186 @@ class Context:
 
 
 class Contexts:
-    """A prefix tree over digests, keyed by tenant so that no tenant can probe for another's context.
+    """One tenant's contexts: a prefix tree over digests.
 
-    Bounded: beyond `most` contexts the least recently used are forgotten, which costs a `resync` at worst.
-
-    Args:
-        sole_tenant: the tenant that owns whatever an engine reports, where there is only one. With several,
-            an engine's report counts only for tenants whose own requests put that context there.
+    Bounded: beyond `most` contexts the least recently used are forgotten, ends before beginnings. A chain
+    whose beginning is gone is known from there on, which costs a `resync` at worst.
     """
 
-    def __init__(self, *, sole_tenant: str | None, most: int = CONTEXTS_MAX) -> None:
-        self._sole_tenant = sole_tenant
+    def __init__(self, *, most: int = CONTEXTS_MAX) -> None:
         self._most = most
-        self._contexts: OrderedDict[tuple[str, bytes], Context] = OrderedDict()
-        self._tenants: dict[bytes, set[str]] = {}
-        self._held: dict[str, set[tuple[str, bytes]]] = {}
-        self._reported: dict[str, OrderedDict[bytes, Residence]] = {}
+        self._contexts: OrderedDict[bytes, Context] = OrderedDict()
+        # What each engine holds of them, least recently used first, and what it has told of others.
+        self._held: dict[str, OrderedDict[bytes, None]] = {}
+        self._reported: dict[str, OrderedDict[bytes, dict[str, int | None]]] = {}
+        self._uses = 0
 
     def __len__(self) -> int:
         return len(self._contexts)
 
-    def get(self, tenant: str, digest: bytes) -> Context | None:
-        return self._contexts.get((tenant, digest))
+    def get(self, digest: bytes) -> Context | None:
+        return self._contexts.get(digest)
 
-    def knows(self, tenant: str, hints: Hints) -> bool:
+    def knows(self, hints: Hints) -> bool:
         """Returns whether the hints' context can be told from the header alone."""
-        if hints.extends is None:
-            return bool(hints.segments)
-        return (tenant, hints.extends) in self._contexts
+        return bool(hints.segments) if hints.extends is None else hints.extends in self._contexts
 
-    def declare(self, tenant: str, extends: bytes | None, segments: Sequence[Segment]) -> bytes | None:
+    # --- what calls tell
+
+    def declare(self, extends: bytes | None, segments: Sequence[Segment]) -> bytes | None:
         """Adds a declared context; returns the digest of the whole, or None if what it extends is unknown."""
         depth = 0
         if extends is not None:
-            base = self._contexts.get((tenant, extends))
+            base = self._contexts.get(extends)
             if base is None:
                 return None
             depth = base.depth
         digest = extends
         for segment in segments:
             depth += segment.size
-            self._put(tenant, segment.digest, digest, segment.type, depth)
+            self._put(segment.digest, digest, segment.type, depth)
             digest = segment.digest
-        if digest is not None:
-            self._touch(tenant, digest)
+        # The beginning is marked as used last, so that ends are forgotten first.
+        for context in self.path(digest):
+            self._contexts.move_to_end(context.digest)
         self._forget_oldest()
         return digest
 
-    def derive(self, tenant: str, links: Sequence[Link]) -> bytes | None:
+    def derive(self, links: Sequence[Link]) -> bytes | None:
         """Adds the context of a request whose body was read; returns the digest of the whole."""
-        return self.declare(tenant, None, segments_of(links))
+        return self.declare(None, segments_of(links))
 
-    def path(self, tenant: str, digest: bytes | None) -> Iterator[Context]:
+    def path(self, digest: bytes | None) -> Iterator[Context]:
         """Yields the contexts from `digest` towards the start of the prompt, as far as they are known."""
-        while digest is not None and (context := self._contexts.get((tenant, digest))) is not None:
+        depth = None
+        while digest is not None and (context := self._contexts.get(digest)) is not None:
+            # Depths fall on every honest path; forged digests and sizes must not make it a circle.
+            if depth is not None and context.depth >= depth:
+                return
             yield context
+            depth = context.depth
             digest = context.parent
 
-    def resident(self, tenant: str, digest: bytes | None) -> dict[str, Context]:
+    # --- what engines hold
+
+    def resident(self, digest: bytes | None) -> dict[str, Context]:
         """Returns, for each engine that holds any of it, the longest prefix of a context that it holds."""
         longest: dict[str, Context] = {}
-        for context in self.path(tenant, digest):
+        for context in self.path(digest):
             for engine in context.holders:
                 longest.setdefault(engine, context)
         return longest
 
-    def predict(self, tenant: str, digest: bytes | None, engine: str) -> list[bytes]:
-        """Assumes that an engine that is given a prompt will hold all of it; returns what is new."""
-        new: list[bytes] = []
-        for context in self.path(tenant, digest):
-            if engine not in context.holders:
-                self._hold(tenant, context, engine, Residence())
-                new.append(context.digest)
-        return new
+    def predict(self, digest: bytes | None, engine: str) -> list[bytes]:
+        """Assumes that an engine that is sent a prompt will hold all of it; returns what is new."""
+        new = [context for context in self.path(digest) if engine not in context.holders]
+        for context in new:
+            self._hold(context, engine, {Tier.DEVICE.value: None}, certain=False)
+        return [context.digest for context in new]
 
-    def retract(self, tenant: str, digests: Sequence[bytes], engine: str) -> None:
-        """Takes a prediction back, unless the engine has confirmed it since."""
+    def settle(self, digest: bytes | None, engine: str) -> None:
+        """Notes that an engine has computed a prompt, so that it holds all of it, its beginning used last."""
+        for context in list(self.path(digest)):
+            residence = context.holders.get(engine)
+            self._hold(
+                context, engine, residence.tiers if residence else {Tier.DEVICE.value: None}, certain=True
+            )
+
+    def retract(self, digests: Sequence[bytes], engine: str) -> None:
+        """Takes predictions back that have not become certain since."""
         for digest in digests:
-            context = self._contexts.get((tenant, digest))
+            context = self._contexts.get(digest)
             residence = context.holders.get(engine) if context else None
-            if residence is not None and not residence.confirmed:
-                self._lose(tenant, digest, engine)
+            if residence is not None and not residence.certain:
+                self._lose(digest, engine)
 
-    def report(self, engine: str, batch: ResidencyBatch) -> None:
-        """Takes in what an engine says of its own cache."""
+    def expected(self, digest: bytes | None, engine: str) -> list[tuple[int, int]]:
+        """Returns (depth, last use) of each prefix that an engine is believed to hold, deepest first."""
+        return [
+            (context.depth, residence.used)
+            for context in self.path(digest)
+            if (residence := context.holders.get(engine)) is not None
+        ]
+
+    def give_up(self, engine: str, until: int) -> None:
+        """Gives up all that an engine was last known to use at `until` or before.
+
+        For engines that do not tell what they hold: when a context turns out to be gone, least-recently-used
+        eviction has taken whatever was used earlier as well.
+        """
+        held = self._held.get(engine, OrderedDict())
+        while held:
+            digest = next(iter(held))
+            context = self._contexts[digest]
+            if context.holders[engine].used > until:
+                return
+            self._lose(digest, engine)
+
+    def report(self, engine: str, batch: ResidencyBatch, scope: str | None) -> None:
+        """Takes in what an engine says of its own cache, as far as it concerns this tenant's `scope`."""
         if batch.snapshot or batch.cleared:
             self.clear(engine)
         reported = self._reported.setdefault(engine, OrderedDict())
         for change in batch.changes:
-            tenants = self._tenants.get(change.digest, ())
-            if not change.resident:
-                reported.pop(change.digest, None)
-                for tenant in tenants:
-                    self._lose(tenant, change.digest, engine)
+            if change.scope != scope:
                 continue
-            residence = Residence(change.tier, change.tokens, confirmed=True)
-            reported[change.digest] = residence
-            for tenant in tenants:
-                context = self._contexts[tenant, change.digest]
-                if tenant == self._sole_tenant or engine in context.holders:
-                    self._hold(tenant, context, engine, residence)
+            tiers = reported.setdefault(change.digest, {})
+            if change.resident:
+                tiers[change.tier] = change.tokens
+            else:
+                tiers.pop(change.tier, None)
+            context = self._contexts.get(change.digest)
+            if tiers:
+                if context is not None:
+                    self._hold(context, engine, tiers, certain=True)
+                continue
+            del reported[change.digest]
+            self._lose(change.digest, engine)
         while len(reported) > self._most:
             reported.popitem(last=False)
 
     def clear(self, engine: str) -> None:
         """Forgets everything that an engine held."""
         self._reported.pop(engine, None)
-        for tenant, digest in list(self._held.pop(engine, ())):
-            context = self._contexts.get((tenant, digest))
-            if context is not None:
-                context.holders.pop(engine, None)
+        for digest in self._held.pop(engine, ()):
+            self._contexts[digest].holders.pop(engine, None)
 
-    def _hold(self, tenant: str, context: Context, engine: str, residence: Residence) -> None:
-        context.holders[engine] = residence
-        self._held.setdefault(engine, set()).add((tenant, context.digest))
+    # --- inside
 
-    def _lose(self, tenant: str, digest: bytes, engine: str) -> None:
-        context = self._contexts.get((tenant, digest))
+    def _hold(self, context: Context, engine: str, tiers: dict[str, int | None], *, certain: bool) -> None:
+        self._uses += 1
+        context.holders[engine] = Residence(tiers, self._uses, certain)
+        held = self._held.setdefault(engine, OrderedDict())
+        held[context.digest] = None
+        held.move_to_end(context.digest)
+
+    def _lose(self, digest: bytes, engine: str) -> None:
+        context = self._contexts.get(digest)
         if context is not None:
             context.holders.pop(engine, None)
-        self._held.get(engine, set()).discard((tenant, digest))
+        self._held.get(engine, OrderedDict()).pop(digest, None)
 
-    def _touch(self, tenant: str, digest: bytes) -> None:
-        """Marks a context and all it extends as used, its beginning last, so that leaves go first."""
-        while (context := self._contexts.get((tenant, digest))) is not None:
-            self._contexts.move_to_end((tenant, digest))
-            if context.parent is None:
-                return
-            digest = context.parent
-
-    def _put(
-        self, tenant: str, digest: bytes, parent: bytes | None, segment_type: SegmentType, depth: int
-    ) -> None:
-        key = (tenant, digest)
-        if key in self._contexts:
+    def _put(self, digest: bytes, parent: bytes | None, segment_type: SegmentType, depth: int) -> None:
+        context = self._contexts.get(digest)
+        if context is not None:
+            self._refine(context, parent)
             return
-        context = self._contexts[key] = Context(digest, parent, segment_type, depth)
-        self._tenants.setdefault(digest, set()).add(tenant)
-        if tenant == self._sole_tenant:
-            # An engine may have told of it before any call named it, as after a restart of the router.
-            for engine, reported in self._reported.items():
-                if digest in reported:
-                    self._hold(tenant, context, engine, reported[digest])
+        context = self._contexts[digest] = Context(digest, parent, segment_type, depth)
+        # An engine may have told of it before any call named it, as after a restart of the router.
+        for engine, reported in self._reported.items():
+            if digest in reported:
+                self._hold(context, engine, reported[digest], certain=True)
+
+    def _refine(self, context: Context, parent: bytes | None) -> None:
+        """Prefers the nearer of two parents: a declaration with merged segments names only the farther."""
+        nearer = self._contexts.get(parent) if parent is not None else None
+        present = self._contexts.get(context.parent) if context.parent is not None else None
+        farthest = present.depth if present is not None else -1
+        if nearer is not None and farthest < nearer.depth < context.depth:
+            context.parent = parent
 
     def _forget_oldest(self) -> None:
         while len(self._contexts) > self._most:
-            (old_tenant, old_digest), old = self._contexts.popitem(last=False)
-            for engine in old.holders:
-                self._held[engine].discard((old_tenant, old_digest))
-            tenants = self._tenants[old_digest]
-            tenants.discard(old_tenant)
-            if not tenants:
-                del self._tenants[old_digest]
+            digest, context = self._contexts.popitem(last=False)
+            for engine in context.holders:
+                self._held[engine].pop(digest, None)

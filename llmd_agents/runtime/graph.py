@@ -1,4 +1,4 @@
-"""The program graph: programs, their branches, steps and forks, as far as requests and events tell."""
+"""One tenant's program graph: programs, branches, steps and forks, as far as requests and events tell."""
 
 import itertools
 from collections import OrderedDict, deque
@@ -16,8 +16,10 @@ from llmd_agents.hints.events import (
     ToolFinished,
     ToolStarted,
 )
+from llmd_agents.hints.limits import PARENTS_MAX
 
 PROGRAMS_MAX = 10_000
+STEPS_MAX = 100_000
 STEPS_PER_PROGRAM_MAX = 20_000
 BRANCHES_PER_PROGRAM_MAX = 20_000
 FORKS_PER_PROGRAM_MAX = 10_000
@@ -60,8 +62,9 @@ class BranchRecord:
     outcome: str | None = None
 
     def advance(self, done: str, parents: tuple[str, ...]) -> None:
-        kept = tuple(one for one in self.frontier if one not in parents and one != done)
-        self.frontier = (*kept, done)
+        replaced = {done, *parents}
+        kept = tuple(one for one in self.frontier if one not in replaced)
+        self.frontier = (*kept, done)[-PARENTS_MAX:]
 
 
 @dataclass(slots=True)
@@ -154,50 +157,61 @@ class ProgramRecord:
 
 
 class ProgramGraph:
-    """All programs of all tenants; the least recently active are forgotten beyond `most`."""
+    """Bounded: beyond `most` programs or `most_steps` steps in all, the least recently active programs are
+    forgotten; within one program the oldest steps, branches and forks are."""
 
-    def __init__(self, most: int = PROGRAMS_MAX) -> None:
+    def __init__(self, *, most: int = PROGRAMS_MAX, most_steps: int = STEPS_MAX) -> None:
         self._most = most
-        self._programs: OrderedDict[tuple[str, str], ProgramRecord] = OrderedDict()
+        self._most_steps = most_steps
+        self._steps = 0
+        self._programs: OrderedDict[str, ProgramRecord] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._programs)
 
-    def get(self, tenant: str, program_id: str) -> ProgramRecord | None:
-        return self._programs.get((tenant, program_id))
+    def get(self, program_id: str) -> ProgramRecord | None:
+        return self._programs.get(program_id)
 
-    def step(self, tenant: str, hints: Hints, digest: bytes | None, now: float) -> tuple[StepRecord, bool]:
+    def step(self, hints: Hints, digest: bytes | None, now: float) -> tuple[StepRecord, bool]:
         """Records that a step arrived; returns it, and whether it is the first of its branch."""
-        program = self._open(tenant, hints.program, now)
+        program = self._open(hints.program, now)
         step = hints.step
+        branch = program.branch(step.branch)
         known = program.steps.get(step.id)
         if known is not None:
             known.attempts += 1
             known.status = "waiting"
-            return known, program.branch(step.branch).steps <= 1
+            return known, branch.steps <= 1
         record = program.steps[step.id] = StepRecord(step, digest, now)
+        self._steps += 1
         if len(program.steps) > STEPS_PER_PROGRAM_MAX:
             program.steps.popitem(last=False)
             program.forgotten += 1
-        branch = program.branch(step.branch)
-        branch.advance(step.id, step.parents)
+            self._steps -= 1
         branch.steps += 1
         branch.digest = digest or branch.digest
         if step.fork is not None and branch.fork is None:
             self._attach(program, branch, step)
+        self._forget_oldest()
         return record, branch.steps == 1
 
-    def apply(self, tenant: str, event: Event, now: float) -> Rejection | None:
+    def answered(self, program_id: str, step: Step) -> None:
+        """Records that a step has its answer, so that what follows on its branch depends on it."""
+        program = self._programs.get(program_id)
+        if program is not None:
+            program.branch(step.branch).advance(step.id, step.parents)
+
+    def apply(self, event: Event, now: float) -> Rejection | None:
         """Records an event; returns why it was not, if so."""
         if isinstance(event, ProgramStarted):
             if event.declared.id != event.program:
                 return Rejection(event.type, "program and declared.id differ")
-            self._open(tenant, event.declared, now)
+            self._open(event.declared, now)
             return None
-        program = self._programs.get((tenant, event.program))
+        program = self._programs.get(event.program)
         if program is None:
             return Rejection(event.type, "unknown program")
-        self._touch(tenant, program, now)
+        self._touch(program, now)
         if isinstance(event, ProgramFinished):
             program.outcome = event.outcome
             for branch in program.branches.values():
@@ -239,16 +253,23 @@ class ProgramGraph:
                 call.finished_at, call.outcome = event.at, event.outcome
                 return
 
-    def _open(self, tenant: str, declared: Program, now: float) -> ProgramRecord:
-        key = (tenant, declared.id)
-        program = self._programs.get(key)
+    def _open(self, declared: Program, now: float) -> ProgramRecord:
+        program = self._programs.get(declared.id)
         if program is None:
-            program = self._programs[key] = ProgramRecord(declared, started_at=now, seen_at=now)
-            if len(self._programs) > self._most:
-                self._programs.popitem(last=False)
-        self._touch(tenant, program, now)
+            # Only what is known is kept: a peer may send members of any size beside it.
+            kept = Program(**{name: getattr(declared, name) for name in Program.model_fields})
+            program = self._programs[kept.id] = ProgramRecord(kept, started_at=now, seen_at=now)
+        self._touch(program, now)
+        self._forget_oldest()
         return program
 
-    def _touch(self, tenant: str, program: ProgramRecord, now: float) -> None:
+    def _touch(self, program: ProgramRecord, now: float) -> None:
         program.seen_at = now
-        self._programs.move_to_end((tenant, program.declared.id))
+        self._programs.move_to_end(program.declared.id)
+
+    def _forget_oldest(self) -> None:
+        while len(self._programs) > self._most or (
+            self._steps > self._most_steps and len(self._programs) > 1
+        ):
+            _, program = self._programs.popitem(last=False)
+            self._steps -= len(program.steps)

@@ -5,10 +5,14 @@ from typing import Any
 from .graph import BranchRecord, ForkRecord, ProgramRecord, StepRecord, ToolCall
 from .runtime import Runtime
 
+RESIDENCY_BRANCHES_MAX = 256
+"""Branches, the newest, whose residency is looked up for a view."""
+
 
 def program_view(runtime: Runtime, tenant: str, program: ProgramRecord) -> dict[str, Any]:
     """Returns the program's graph and where its context is. Times are Unix seconds, sizes bytes or tokens."""
     declared = program.declared
+    unseen = len(program.branches) - RESIDENCY_BRANCHES_MAX
     return {
         "id": declared.id,
         "name": declared.name,
@@ -20,7 +24,10 @@ def program_view(runtime: Runtime, tenant: str, program: ProgramRecord) -> dict[
         "superseded": program.superseded,
         "steps": [_step(record) for record in program.steps.values()],
         "edges": [list(edge) for edge in program.edges()],
-        "branches": [_branch(runtime, tenant, branch) for branch in program.branches.values()],
+        "branches": [
+            _branch(runtime, tenant, branch, residency=index >= unseen)
+            for index, branch in enumerate(program.branches.values())
+        ],
         "forks": [_fork(fork) for fork in program.forks.values()],
         "tools": [_tool(call) for call in program.tools],
     }
@@ -64,16 +71,15 @@ def _step(record: StepRecord) -> dict[str, Any]:
     }
 
 
-def _branch(runtime: Runtime, tenant: str, branch: BranchRecord) -> dict[str, Any]:
-    context = runtime.contexts.get(tenant, branch.digest) if branch.digest else None
-    residency = {}
-    for engine, held in runtime.contexts.resident(tenant, branch.digest).items():
+def _branch(runtime: Runtime, tenant: str, branch: BranchRecord, *, residency: bool) -> dict[str, Any]:
+    context = runtime.contexts(tenant).get(branch.digest) if branch.digest else None
+    holders = {}
+    for engine, held in runtime.contexts(tenant).resident(branch.digest).items() if residency else ():
         residence = held.holders[engine]
-        residency[engine] = {
+        holders[engine] = {
             "bytes": held.depth,
-            "tokens": residence.tokens,
-            "tier": residence.tier,
-            "confirmed": residence.confirmed,
+            "tiers": residence.tiers,
+            "certain": residence.certain,
         }
     return {
         "id": branch.id,
@@ -82,7 +88,7 @@ def _branch(runtime: Runtime, tenant: str, branch: BranchRecord) -> dict[str, An
         "steps": branch.steps,
         "status": branch.outcome or "open",
         "context_bytes": context.depth if context else None,
-        "residency": residency,
+        "residency": holders if residency else None,
     }
 
 

@@ -1,6 +1,11 @@
 """The hooks: what they add, and that nothing they do can be felt by the call."""
 
+import asyncio
 import logging
+import subprocess
+import sys
+import threading
+import time
 from typing import Any
 
 import openai
@@ -41,6 +46,28 @@ def test_a_retry_is_the_same_step() -> None:
             client.chat.completions.create(model="m", messages=HELLO)
     assert [hints.step.id for hints in recorded.steps] == ["s1", "s1", "s1", "s2"]
     assert recorded.steps[3].step.parents == ("s1",)
+
+
+def test_the_same_call_made_again_elsewhere_is_another_step() -> None:
+    """As when an application retries by itself, around a program or in another branch."""
+    with (
+        recording_server(lambda _: Reply(status=400)) as (recorded, url),
+        OpenAI(base_url=url, api_key="k") as client,
+    ):
+        instrument(client)
+
+        def attempt() -> None:
+            with pytest.raises(openai.BadRequestError):
+                client.chat.completions.create(model="m", messages=HELLO)
+
+        for _ in range(2):
+            with program("again") as run, run.fork(2) as fork:
+                for _ in range(2):
+                    with fork.branch():
+                        attempt()
+        attempt()
+    assert len({hints.program.id for hints in recorded.steps}) == 3
+    assert [hints.step.branch for hints in recorded.steps] == ["f1.0", "f1.1", "f1.0", "f1.1", "b1"]
 
 
 def test_a_failed_call_leaves_no_edge() -> None:
@@ -179,20 +206,77 @@ def test_events_are_sent_again_after_a_passing_fault() -> None:
 
 
 def test_a_dead_events_endpoint_is_not_felt(caplog: pytest.LogCaptureFixture) -> None:
-    events = sender.EventSender("http://127.0.0.1:9/v1/agent/events", {})
+    events = sender.EventSender("http://127.0.0.1:9/v1/agent/events")
     with program("p") as run:
-        run.outbox.add_sender(events)
+        run.outbox.add_sender(events, None)
         for _ in range(3):
             with run.fork(1):
                 pass
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_a_changed_credential_sends_nothing_twice() -> None:
+    with recording_server() as (recorded, url):
+        with program("p") as run:
+            for key in ("one", "two"):
+                with OpenAI(base_url=url, api_key=key) as client:
+                    instrument(client)
+                    client.chat.completions.create(model="m", messages=HELLO)
+                    run.outbox.flush(5)
+        run.outbox.flush(5)
+    assert [post.headers["authorization"] for post in recorded.event_posts] == ["Bearer one", "Bearer two"]
+    assert [event.type for event in recorded.events] == ["program_started", "program_finished"]
+
+
+def test_the_end_of_an_async_program_waits_for_no_thread_of_the_application() -> None:
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        release = threading.Event()
+        for _ in range(64):
+            loop.run_in_executor(None, release.wait, 30)
+        began = time.monotonic()
+        async with program("p") as run:
+            run.outbox.add_sender(sender.EventSender("http://127.0.0.1:9/"), None)
+        took = time.monotonic() - began
+        release.set()
+        return took
+
+    assert asyncio.run(main()) < 20  # the executor's threads are held for 30 s
+
+
+def test_a_forked_child_sends_its_own_events() -> None:
+    with recording_server() as (recorded, url):
+        code = FORKING.format(url=url)
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=30)
+    assert done.returncode == 0
+    names = [event.program.split("-")[0] for event in recorded.events if event.type == "program_finished"]
+    assert sorted(names) == ["child", "parent"]
+
+
+FORKING = """
+import os, sys
+from openai import OpenAI
+from llmd_agents import instrument, program
+
+def run(name):
+    with OpenAI(base_url="{url}", api_key="k") as client, program(name):
+        instrument(client)
+        client.chat.completions.create(model="m", messages=[dict(role="user", content="x")])
+
+run("parent")
+child = os.fork()
+if not child:
+    run("child")
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
 def test_a_full_queue_drops_the_oldest() -> None:
     run = Run(program("p").declared)
-    events = sender.EventSender("http://127.0.0.1:9/", {})
+    events = sender.EventSender("http://127.0.0.1:9/")
     events._thread = object()  # type: ignore[assignment]  # nobody takes anything out
-    run.outbox.add_sender(events)
+    run.outbox.add_sender(events, None)
     for _ in range(sender.QUEUE_MAX + 10):
         run.finish()
     assert events.dropped == 10

@@ -61,6 +61,8 @@ def test_a_changed_message_changes_every_later_digest(body: dict[str, Any], data
         {"chat_template_kwargs": {"thinking": True}},
         {"reasoning_effort": "low"},
         {"tool_choice": "none"},
+        {"documents": [{"text": "x"}]},
+        {"truncate_prompt_tokens": 100},
     ],
 )
 def test_the_head_holds_what_precedes_the_messages(change: dict[str, Any]) -> None:

@@ -142,14 +142,14 @@ def test_any_text_behind_good_members(text: str) -> None:
         ('program="p"', "step"),
         ('program="p", step="s", segments=5', "segments"),
         ('program="p", step="s", segments=(:AAAA:;t=turn;b=1)', "segments"),
-        ('program="p", step="s", segments=(:AAAAAAAAAAAAAAAAAAAAAA==:;t=poem;b=1)', "segments"),
         ('program="p", step="s", extends=7', "extends"),
         ('program="p", step="s", next=lunch', "next"),
         ('program="p", step="s", next=tool;after=-1', "next"),
         ('program="p", step="s", parents=("a b")', "parents"),
         ('program="p", step="s", loop="l";iteration=1.5', "loop"),
         ('program="p", step="s", cut=(1)', "cut"),
-        ('program="p", step="s", cut=("' + "x" * 129 + '")', "cut"),
+        ('program="p", step="s", cut=("everything")', "cut"),
+        ('program="p", step="s", segments=(:AAAAAAAAAAAAAAAAAAAAAA==:;t="turn";b=1)', "segments"),
     ],
 )
 def test_a_bad_member_is_rejected_alone(header: str, rejected: str) -> None:
@@ -164,6 +164,26 @@ def test_half_a_context_is_no_context() -> None:
     decoded = decode_hints('program="p", step="s", extends=:AAAAAAAAAAAAAAAAAAAAAA==:, segments=5')
     assert decoded.hints is not None
     assert decoded.hints.digest is None
+
+
+def test_tokens_of_a_later_version_cost_nothing_else() -> None:
+    digest = ":AAAAAAAAAAAAAAAAAAAAAA==:"
+    first, second = f"{digest};t=image;b=1;life=weekend;scope=world", f"{digest};t=system;b=2"
+    header = f'program="p", step="s", segments=({first} {second})'
+    decoded = decode_hints(header)
+    assert decoded.hints is not None
+    assert [s.type for s in decoded.hints.segments] == ["conversation_turn", "system_prompt"]
+    assert decoded.ignored == ("segments;life=weekend", "segments;t=image", "segments;scope=world")
+
+
+def test_a_hostile_header_cannot_make_a_long_ack() -> None:
+    many = " ".join('"' + "x" * 3 + str(number) + '"' for number in range(230))
+    decoded = decode_hints(f'program="p", step="s", cut=({many})')
+    unknown = decode_hints(", ".join(f"k{number}" for number in range(300)))
+    for one in (decoded, unknown):
+        ack = Ack(accepted=("program",), rejected=one.rejected * 50, ignored=one.ignored)
+        assert len(encode_ack(ack)) <= 2048
+        assert decode_ack(encode_ack(ack)).rejected
 
 
 def test_unknown_members_and_parameters_are_named() -> None:

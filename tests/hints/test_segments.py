@@ -31,6 +31,16 @@ def test_a_head_without_tools_is_no_segment() -> None:
     assert segments_of(chain({"model": "m", "messages": []})) == ()
 
 
+def test_a_chain_of_any_length_gives_no_more_than_the_limit() -> None:
+    messages = [{"role": "user", "content": str(number)} for number in range(10_000)]
+    links = chain({"model": "m", "messages": messages})
+    segments = segments_of(links)
+    assert len(segments) == 4096
+    assert sum(s.size for s in segments) == sum(link.size for link in links)
+    assert segments[-1].digest == links[-1].digest
+    assert [s.merged > 1 for s in segments].index(True) == 2
+
+
 def test_merging_covers_the_same_context() -> None:
     messages = [{"role": "user" if i else "system", "content": "x" * i} for i in range(10)]
     segments = segments_of(chain({"model": "m", "messages": messages}))

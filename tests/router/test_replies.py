@@ -1,5 +1,6 @@
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -72,3 +73,24 @@ def test_any_bytes_pass_unharmed(data: bytes) -> None:
     filter_ = UsageFilter(hide=False)
     assert filter_.feed(data) + filter_.rest() == data
     usage_of(data)
+
+
+def test_an_endless_event_is_passed_on_in_pieces() -> None:
+    splitter = EventSplitter(limit=100)
+    pieces = [piece for _ in range(50) for piece in splitter.feed(b"x" * 10)]
+    assert b"".join(pieces) + splitter.rest() == b"x" * 500
+    assert max(map(len, pieces)) <= 110
+
+
+def test_many_events_in_many_pieces_are_searched_once() -> None:
+    class Counting(EventSplitter):
+        searched = 0
+
+        def feed(self, data: bytes) -> Iterator[bytes]:
+            self.searched += len(self._rest) - max(self._searched - 3, 0) + len(data)
+            return super().feed(data)
+
+    splitter = Counting()
+    for _ in range(10_000):
+        assert not list(splitter.feed(b"y" * 50))
+    assert splitter.searched < 2 * 10_000 * 50

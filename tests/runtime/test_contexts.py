@@ -4,8 +4,6 @@ from hypothesis import strategies as st
 from llmd_agents.hints import Hints, Program, ResidencyBatch, ResidencyChange, Segment, SegmentType, Step
 from llmd_agents.runtime import Contexts
 
-TENANT = "default"
-
 
 def digest(name: str) -> bytes:
     return name.encode().ljust(16, b"\0")
@@ -18,94 +16,154 @@ def segments(names: str, size: int = 100) -> list[Segment]:
     ]
 
 
-def batch(names: list[str], *, resident: bool = True, snapshot: bool = False) -> ResidencyBatch:
+def batch(
+    names: list[str],
+    *,
+    resident: bool = True,
+    snapshot: bool = False,
+    tier: str = "device",
+    scope: str | None = None,
+) -> ResidencyBatch:
     changes = tuple(
-        ResidencyChange(digest=digest(name), tokens=25 * len(name), resident=resident) for name in names
+        ResidencyChange(digest=digest(name), tokens=25 * len(name), resident=resident, tier=tier, scope=scope)
+        for name in names
     )
     return ResidencyBatch(epoch="e", seq=0, snapshot=snapshot, changes=changes)
 
 
-def held(contexts: Contexts, name: str, tenant: str = TENANT) -> dict[str, int]:
-    return {engine: found.depth for engine, found in contexts.resident(tenant, digest(name)).items()}
+def held(contexts: Contexts, name: str) -> dict[str, int]:
+    return {engine: found.depth for engine, found in contexts.resident(digest(name)).items()}
 
 
 def test_the_longest_resident_prefix_of_each_engine() -> None:
-    contexts = Contexts(sole_tenant=TENANT)
-    contexts.declare(TENANT, None, segments("abc"))
-    contexts.declare(TENANT, digest("ab"), segments("abx")[2:])
-    contexts.report("one", batch(["a", "ab", "abc"]))
-    contexts.report("two", batch(["a"]))
+    contexts = Contexts()
+    contexts.declare(None, segments("abc"))
+    contexts.declare(digest("ab"), segments("abx")[2:])
+    contexts.report("one", batch(["a", "ab", "abc"]), None)
+    contexts.report("two", batch(["a"]), None)
     assert held(contexts, "abc") == {"one": 300, "two": 100}
     assert held(contexts, "abx") == {"one": 200, "two": 100}
-    contexts.report("one", batch(["abc", "ab"], resident=False))
+    contexts.report("one", batch(["abc", "ab"], resident=False), None)
     assert held(contexts, "abc") == {"one": 100, "two": 100}
     contexts.clear("one")
     assert held(contexts, "abc") == {"two": 100}
 
 
 def test_a_snapshot_replaces_what_was_known() -> None:
-    contexts = Contexts(sole_tenant=TENANT)
-    contexts.declare(TENANT, None, segments("abc"))
-    contexts.predict(TENANT, digest("abc"), "one")
-    contexts.report("one", batch(["a"], snapshot=True))
+    contexts = Contexts()
+    contexts.declare(None, segments("abc"))
+    contexts.predict(digest("abc"), "one")
+    contexts.report("one", batch(["a"], snapshot=True), None)
     assert held(contexts, "abc") == {"one": 100}
 
 
 def test_what_engines_report_before_any_call_counts_once_one_comes() -> None:
-    contexts = Contexts(sole_tenant=TENANT)
-    contexts.report("one", batch(["a", "ab"], snapshot=True))
-    contexts.report("one", batch(["ab"], resident=False))
-    contexts.declare(TENANT, None, segments("abc"))
+    contexts = Contexts()
+    contexts.report("one", batch(["a", "ab"], snapshot=True), None)
+    contexts.report("one", batch(["ab"], resident=False), None)
+    contexts.declare(None, segments("abc"))
     assert held(contexts, "abc") == {"one": 100}
-    several = Contexts(sole_tenant=None)
-    several.report("one", batch(["a"], snapshot=True))
-    several.declare("nosy", None, segments("abc"))
-    assert held(several, "abc", "nosy") == {}
 
 
 def test_predictions_hold_until_the_engine_says_otherwise() -> None:
-    contexts = Contexts(sole_tenant=TENANT)
-    contexts.declare(TENANT, None, segments("abc"))
-    new = contexts.predict(TENANT, digest("abc"), "one")
+    contexts = Contexts()
+    contexts.declare(None, segments("abc"))
+    new = contexts.predict(digest("abc"), "one")
     assert held(contexts, "abc") == {"one": 300}
-    assert contexts.predict(TENANT, digest("abc"), "one") == []
-    contexts.report("one", batch(["ab"]))
-    contexts.retract(TENANT, new, "one")
+    assert contexts.predict(digest("abc"), "one") == []
+    contexts.report("one", batch(["ab"]), None)
+    contexts.retract(new, "one")
     assert held(contexts, "abc") == {"one": 200}
 
 
 def test_unknown_base_is_not_guessed() -> None:
-    contexts = Contexts(sole_tenant=TENANT)
+    contexts = Contexts()
     step = Step(id="s")
-    assert not contexts.knows(TENANT, Hints(program=Program(id="p"), step=step, extends=digest("x")))
-    assert contexts.declare(TENANT, digest("x"), segments("xy")[1:]) is None
-    assert contexts.resident(TENANT, digest("xy")) == {}
+    assert not contexts.knows(Hints(program=Program(id="p"), step=step, extends=digest("x")))
+    assert contexts.declare(digest("x"), segments("xy")[1:]) is None
+    assert contexts.resident(digest("xy")) == {}
 
 
-def test_no_tenant_learns_of_anothers_context() -> None:
-    contexts = Contexts(sole_tenant=None)
-    contexts.declare("rich", None, segments("abc"))
-    contexts.predict("rich", digest("abc"), "one")
-    # The other tenant guesses the digests and declares them as its own.
-    contexts.declare("nosy", None, segments("abc"))
-    contexts.report("one", batch(["a", "ab", "abc"]))
-    assert held(contexts, "abc", "rich") == {"one": 300}
-    assert held(contexts, "abc", "nosy") == {}
-    contexts.predict("nosy", digest("a"), "one")
-    contexts.report("one", batch(["a", "ab", "abc"]))
-    assert held(contexts, "abc", "nosy") == {"one": 100}
+def test_reports_count_only_in_their_own_scope() -> None:
+    contexts = Contexts()
+    contexts.declare(None, segments("abc"))
+    contexts.report("one", batch(["a", "ab"], scope="mine"), "mine")
+    contexts.report("one", batch(["abc"], scope="others"), "mine")
+    contexts.report("one", batch(["ab"], scope=None, resident=False), "mine")
+    assert held(contexts, "abc") == {"one": 200}
+
+
+def test_a_context_may_be_in_several_tiers() -> None:
+    contexts = Contexts()
+    contexts.declare(None, segments("a"))
+    contexts.report("one", batch(["a"]), None)
+    contexts.report("one", batch(["a"], tier="host"), None)
+    contexts.report("one", batch(["a"], resident=False), None)
+    (found,) = contexts.resident(digest("a")).values()
+    assert found.holders["one"].tiers == {"host": 25}
+    contexts.report("one", batch(["a"], tier="host", resident=False), None)
+    contexts.report("one", batch(["a"], tier="a later kind"), None)
+    assert list(held(contexts, "a")) == ["one"]
+
+
+def test_what_is_answered_is_certain_whoever_predicted_it() -> None:
+    contexts = Contexts()
+    contexts.declare(None, segments("abc"))
+    first = contexts.predict(digest("abc"), "one")
+    assert contexts.predict(digest("abc"), "one") == []
+    contexts.settle(digest("ab"), "one")
+    contexts.retract(first, "one")
+    assert held(contexts, "abc") == {"one": 200}
+
+
+def test_what_was_used_before_an_evicted_context_went_before_it() -> None:
+    contexts = Contexts()
+    for prompt in ("old", "mid", "new"):
+        contexts.declare(None, segments(prompt))
+        contexts.settle(digest(prompt), "one")
+    (deepest, *_) = contexts.expected(digest("mid"), "one")
+    contexts.give_up("one", deepest[1])
+    assert held(contexts, "old") == {}
+    assert held(contexts, "mid") == {"one": 200}  # the beginning of a prompt outlives its end
+    assert held(contexts, "new") == {"one": 300}
+
+
+def test_a_finer_declaration_replaces_a_coarser_one() -> None:
+    contexts = Contexts()
+    merged = segments("abcd")[3].model_copy(update={"size": 400, "merged": 4})
+    contexts.declare(None, [merged])
+    contexts.declare(None, segments("abcd"))
+    assert len(list(contexts.path(digest("abcd")))) == 4
+
+
+def test_forged_digests_and_sizes_make_no_circle() -> None:
+    contexts = Contexts(most=4)
+
+    def forge(extends: str | None, names: str, size: int) -> None:
+        made = [Segment(type=SegmentType.CONVERSATION_TURN, digest=digest(name), size=size) for name in names]
+        contexts.declare(digest(extends) if extends else None, made)
+
+    for size in (0, 7):
+        forge(None, "Z", size)
+        forge(None, "D", size)
+        forge("D", "CZ", size)
+        forge(None, "pqrs", size)
+        forge("C", "D", size)
+        forge("D", "C", size)
+        forge(None, "CDCD", size)
+        for name in "CDZpqrs":
+            assert len(list(contexts.path(digest(name)))) <= 4
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=6), max_size=60))
 def test_memory_is_bounded_and_beginnings_outlive_ends(prompts: list[str]) -> None:
-    contexts = Contexts(sole_tenant=TENANT, most=8)
+    contexts = Contexts(most=8)
     for prompt in prompts:
-        contexts.declare(TENANT, None, segments(prompt))
-        contexts.predict(TENANT, digest(prompt), "one")
+        contexts.declare(None, segments(prompt))
+        contexts.predict(digest(prompt), "one")
         assert len(contexts) <= 8
         # What was just declared is known from end to beginning.
-        assert [found.digest for found in contexts.path(TENANT, digest(prompt))] == [
+        assert [found.digest for found in contexts.path(digest(prompt))] == [
             digest(prompt[:end]) for end in range(len(prompt), 0, -1)
         ]
-        assert len(contexts._tenants) == len(contexts)
         assert len(contexts._held["one"]) <= len(contexts)
