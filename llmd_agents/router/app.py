@@ -217,7 +217,8 @@ class Router:
             await send_error(send, status, str(failure), kind="server_error", code=code, headers=headers)
             self._metrics.responses.labels(status).inc()
             return
-        self.runtime.answering(call, time.time())
+        if answer.status < 400:
+            self.runtime.answering(call, time.time())
         try:
             await self._pass_on(call, answer, headers, send, hide_usage=hide_usage)
         except BaseException:

@@ -433,6 +433,8 @@ def test_large_bodies_are_read_too(servers: Stack, http: httpx.Client) -> None:
     response = http.post(CHAT, json=value, headers={"x-llmd-hints": encode_hints(unknown)})
     assert response.status_code == 400  # beyond the tiny engine's context
     (branch,) = servers.program("large")["branches"]
+    assert branch["residency"] == {}
+    assert servers.program("large")["steps"][0]["status"] == "refused"
     assert branch["context_bytes"] == sum(link.size for link in chain(value))
 
 
