@@ -329,7 +329,7 @@ class _Reader:
     def _segment(self, digest: Any, params: Params) -> Segment:
         known = self._known("segments", params, "t", "b", "n", "life", "scope", "merged")
         lifetime: Any = known.get("life")
-        if isinstance(lifetime, Token):
+        if isinstance(lifetime, str | Token):
             lifetime = self._token("life", lifetime, _LIFETIMES)
         return Segment(
             digest=digest,

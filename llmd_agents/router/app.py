@@ -18,7 +18,7 @@ from llmd_agents.hints import (
     residency_scope,
 )
 from llmd_agents.hints.limits import EVENTS_BODY_MAX_BYTES
-from llmd_agents.runtime import Arrival, Call, Runtime, engines_view, program_view
+from llmd_agents.runtime import Arrival, Call, Runtime, Usage, engines_view, program_view
 from llmd_agents.serving import (
     BodyTooLarge,
     ClientLeft,
@@ -319,10 +319,7 @@ class Router:
             headers.append((b"content-length", b"%d" % len(answer.body)))
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
-            if answer.status < 400:
-                self.runtime.finished(call, usage_of(answer.body), time.time())
-            else:
-                self.runtime.ended_early(call, "refused", time.time())
+            self._ended(call, answer, usage_of(answer.body))
             return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         usage = UsageFilter(hide=hide_usage) if answer.events else None
@@ -332,13 +329,19 @@ class Router:
                 if ready := usage.feed(chunk) if usage else chunk:
                     await send({"type": "http.response.body", "body": ready, "more_body": True})
             tail = usage.rest() if usage else b""
-            self.runtime.finished(call, usage.usage if usage else None, time.time())
+            self._ended(call, answer, usage.usage if usage else None)
         except StreamBroke as error:
+            self.runtime.failed(call, time.time())
             if not usage:
                 raise  # what is no event stream can only be cut short
             tail = _stream_error(f"the engine broke off in the middle of its answer: {error}")
-            self.runtime.failed(call, time.time())
         await send({"type": "http.response.body", "body": tail})
+
+    def _ended(self, call: Call, answer: Answer, usage: Usage | None) -> None:
+        if answer.status < 400:
+            self.runtime.finished(call, usage, time.time())
+        else:
+            self.runtime.ended_early(call, "refused", time.time())
 
 
 def _header(headers: Headers, name: bytes) -> bytes | None:

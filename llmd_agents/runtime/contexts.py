@@ -157,12 +157,12 @@ class Contexts:
             self._lose(digest, engine)
 
     def report(self, engine: str, batch: ResidencyBatch, scope: str | None) -> None:
-        """Takes in what an engine says of its own cache, as far as it concerns this tenant's `scope`."""
+        """Takes in what an engine says of its cache: of this tenant's scope, or of all where it is None."""
         if batch.snapshot or batch.cleared:
             self.clear(engine)
         reported = self._reported.setdefault(engine, OrderedDict())
         for change in batch.changes:
-            if change.scope != scope:
+            if scope is not None and change.scope != scope:
                 continue
             tiers = reported.setdefault(change.digest, {})
             if change.resident:

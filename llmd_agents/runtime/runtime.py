@@ -110,7 +110,7 @@ class Runtime:
     Args:
         engines: names of all engines; they count as up until told otherwise.
         tenants: names of all tenants, each with the scope that engines report its contexts under
-            (`hints.residency_scope` of its cache salt). By default there is one, without a salt.
+            (`hints.residency_scope` of its cache salt). By default there is one, whose all contexts are.
     """
 
     def __init__(self, engines: Iterable[str], tenants: Mapping[str, str | None] | None = None) -> None:

@@ -142,6 +142,7 @@ def test_any_text_behind_good_members(text: str) -> None:
         ('program="p"', "step"),
         ('program="p", step="s", segments=5', "segments"),
         ('program="p", step="s", segments=(:AAAA:;t=turn;b=1)', "segments"),
+        ('program="p", step="s", segments=(:AAAAAAAAAAAAAAAAAAAAAA==:;t=turn;b=1;life="step")', "segments"),
         ('program="p", step="s", extends=7', "extends"),
         ('program="p", step="s", next=lunch', "next"),
         ('program="p", step="s", next=tool;after=-1', "next"),

@@ -91,6 +91,8 @@ def test_reports_count_only_in_their_own_scope() -> None:
     contexts.report("one", batch(["abc"], scope="others"), "mine")
     contexts.report("one", batch(["ab"], scope=None, resident=False), "mine")
     assert held(contexts, "abc") == {"one": 200}
+    contexts.report("one", batch(["abc"], scope="others"), None)  # as where there is but one tenant
+    assert held(contexts, "abc") == {"one": 300}
 
 
 def test_a_context_may_be_in_several_tiers() -> None:
