@@ -85,12 +85,16 @@ def test_the_command_on_a_whole_session(coding_sessions: Path) -> None:
         assert sum(engine[name] for engine in result["engines"]) == result[name]
 
 
-@pytest.mark.parametrize("hints", [True, False])
-def test_engines_that_hold_a_quarter_of_the_session(coding_sessions: Path, hints: bool) -> None:
-    sessions = read(coding_sessions, "0254")
+@pytest.mark.parametrize(
+    ("number", "engines", "hints"), [("0003", 1, True), ("0254", 2, True), ("0254", 2, False)]
+)
+def test_engines_that_hold_a_quarter_of_the_session(
+    coding_sessions: Path, number: str, engines: int, hints: bool
+) -> None:
+    sessions = read(coding_sessions, number)
     unique = {block for turn in sessions[0].turns() for block in turn.blocks}
     cache_blocks = len(unique) // 4
-    report, records = play(sessions, engines=2, cache_blocks=cache_blocks, hints=hints)
+    report, records = play(sessions, engines=engines, cache_blocks=cache_blocks, hints=hints)
     assert report.failed == 0, report.first_error
     assert report.disagreement() is None
     assert report.steps == (len(sessions[0].turns()) if hints else 0)
