@@ -73,4 +73,5 @@ def _alike(a: Segment, b: Segment) -> bool:
 
 def _join(a: Segment, b: Segment) -> Segment:
     tokens = None if a.tokens is None or b.tokens is None else a.tokens + b.tokens
-    return b.model_copy(update={"size": a.size + b.size, "tokens": tokens, "merged": a.merged + b.merged})
+    size, merged = a.size + b.size, min(a.merged + b.merged, SEGMENTS_MAX)
+    return b.model_copy(update={"size": size, "tokens": tokens, "merged": merged})

@@ -17,10 +17,12 @@ from llmd_agents.hints import (
     SegmentType,
     Step,
     UnreadableHints,
+    chain,
     decode_ack,
     decode_hints,
     encode_ack,
     encode_hints,
+    segments_of,
 )
 from llmd_agents.hints.limits import HEADER_MAX_BYTES
 from tests.strategies import hints, ids, names
@@ -101,6 +103,15 @@ def test_truncation_merges_the_oldest_turns_and_keeps_shared_boundaries() -> Non
     assert kept.segments[-1] == declared.segments[-1]
     assert sum(s.merged for s in kept.segments) == 402
     assert sum(s.size for s in kept.segments) == 402_000
+
+
+def test_a_conversation_of_any_length_can_be_read_back() -> None:
+    messages = [{"role": "user", "content": str(number)} for number in range(10_000)]
+    segments = segments_of(chain({"model": "m", "messages": messages}))
+    decoded = decode_hints(encode_hints(with_segments(*segments)))
+    assert not decoded.rejected
+    assert decoded.hints is not None
+    assert decoded.hints.digest == segments[-1].digest
 
 
 def test_what_remains_too_long_after_truncation_is_refused() -> None:
