@@ -65,6 +65,24 @@ async def send_json(send: Send, status: int, value: Any, headers: Headers | None
     await send_bytes(send, status, orjson.dumps(value), b"application/json", headers)
 
 
+def error_body(
+    message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
+    """Returns an error in OpenAI's shape."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def server_sent(data: bytes) -> bytes:
+    """Returns one server-sent event with this data, which must hold no line end."""
+    return b"data: " + data + b"\n\n"
+
+
+async def until_client_leaves(receive: Receive) -> None:
+    """Returns once the client has closed its connection; for requests whose body has been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
 async def send_error(
     send: Send,
     status: int,
@@ -76,8 +94,7 @@ async def send_error(
     headers: Headers | None = None,
 ) -> None:
     """Sends an error in OpenAI's shape."""
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    await send_json(send, status, {"error": error}, headers)
+    await send_json(send, status, error_body(message, kind=kind, param=param, code=code), headers)
 
 
 async def lifespan(
@@ -120,8 +137,10 @@ class _BoundedHttp(HttpToolsProtocol):
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
+        began_in_head = self._in_head
         super().data_received(data)
-        if self._in_head:
+        # What is both body and the next head's beginning is not counted: a read is bounded itself.
+        if began_in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_MAX_BYTES:
                 self.transport.close()

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from llmd_agents.hints import ForkPosition, Link, LoopPosition
+from llmd_agents.hints.frontier import advance
 
 if TYPE_CHECKING:
     from .run import Run
@@ -40,10 +41,8 @@ class Branch:
 
     def advance(self, done: str, parents: Iterable[str]) -> None:
         """Puts a finished step or fork in the place of what it depended on."""
-        replaced = set(parents)
         with self._lock:
-            kept = tuple(one for one in self._frontier if one not in replaced and one != done)
-            self._frontier = (*kept, done)
+            self._frontier = advance(self._frontier, done, parents)
 
     def known_links(self, server: str, links: Sequence[Link]) -> int:
         """Returns how many leading links of a chain the server has been told of on this branch."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from llmd_agents.hints import ResidencyBatch, ResidencyChange
+from llmd_agents.serving import server_sent
 
 HEARTBEAT: Final = b": alive\n\n"
 
@@ -116,4 +117,4 @@ class ResidencyFeed:
 
 
 def _event(batch: ResidencyBatch) -> bytes:
-    return b"data: " + batch.model_dump_json().encode() + b"\n\n"
+    return server_sent(batch.model_dump_json().encode())

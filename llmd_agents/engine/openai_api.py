@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import orjson
 
+from llmd_agents.serving import server_sent
+
 from .completion import Completion
 from .request import RequestStats
 
@@ -14,7 +16,7 @@ DONE: Final = b"data: [DONE]\n\n"
 
 def event(value: Any) -> bytes:
     """Returns one server-sent event."""
-    return b"data: " + orjson.dumps(value) + b"\n\n"
+    return server_sent(orjson.dumps(value))
 
 
 def usage(stats: RequestStats) -> dict[str, Any]:
@@ -104,7 +106,3 @@ def models(names: tuple[str, ...], max_model_len: int) -> dict[str, Any]:
             for name in names
         ],
     }
-
-
-def error(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -226,13 +226,12 @@ async def _stream(send: Send, request_id: str, completion: Completion, reply: Re
         await _send_part(send, chunks.end(reply.stats), last=True)
     else:
         message = "the request was dropped: the engine is stopping"
-        dropped = openai_api.error(message, "server_error", None, None)
+        dropped = serving.error_body(message, kind="server_error")
         await _send_part(send, openai_api.event(dropped), last=True)
 
 
 async def _when_gone(receive: Receive, act: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await serving.until_client_leaves(receive)
     act()
 
 
@@ -263,4 +262,5 @@ async def _refuse(
 ) -> None:
     kind = "invalid_request_error" if status < 500 else "server_error"
     headers = [(b"allow", allow.encode())] if allow is not None else None
-    await _answer(send, openai_api.error(message, kind, param, code), status=status, headers=headers)
+    error = serving.error_body(message, kind=kind, param=param, code=code)
+    await _answer(send, error, status=status, headers=headers)

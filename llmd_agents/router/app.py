@@ -26,11 +26,14 @@ from llmd_agents.serving import (
     Receive,
     Scope,
     Send,
+    error_body,
     lifespan,
     read_body,
     send_bytes,
     send_error,
     send_json,
+    server_sent,
+    until_client_leaves,
 )
 
 from . import quiet
@@ -180,12 +183,8 @@ class Router:
     async def _relay_unless_client_leaves(
         self, tenant: str, scope: Scope, body: bytes, receive: Receive, send: Send
     ) -> None:
-        async def client_left() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
         relay = asyncio.create_task(self._relay(tenant, scope, body, send))
-        leaving = asyncio.create_task(client_left())
+        leaving = asyncio.create_task(until_client_leaves(receive))
         try:
             await asyncio.wait((relay, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not relay.done():
@@ -358,5 +357,4 @@ def _result(ack: Ack | None) -> str:
 
 
 def _stream_error(message: str) -> bytes:
-    error = {"message": message, "type": "server_error", "param": None, "code": "engine_failed"}
-    return b"data: " + orjson.dumps({"error": error}) + b"\n\n"
+    return server_sent(orjson.dumps(error_body(message, kind="server_error", code="engine_failed")))

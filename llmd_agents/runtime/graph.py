@@ -16,6 +16,7 @@ from llmd_agents.hints.events import (
     ToolFinished,
     ToolStarted,
 )
+from llmd_agents.hints.frontier import advance
 from llmd_agents.hints.limits import PARENTS_MAX
 
 PROGRAMS_MAX = 10_000
@@ -62,9 +63,7 @@ class BranchRecord:
     outcome: str | None = None
 
     def advance(self, done: str, parents: tuple[str, ...]) -> None:
-        replaced = {done, *parents}
-        kept = tuple(one for one in self.frontier if one not in replaced)
-        self.frontier = (*kept, done)[-PARENTS_MAX:]
+        self.frontier = advance(self.frontier, done, parents)[-PARENTS_MAX:]
 
 
 @dataclass(slots=True)
