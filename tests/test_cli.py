@@ -4,6 +4,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -81,6 +82,33 @@ def test_replay_against_a_running_router(coding_sessions: Path) -> None:
     assert "calls failed; the first" in refused.stderr
     assert "context length is 8192 tokens" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_replay_stops_on_ctrl_c_and_leaves_nothing_behind(coding_sessions: Path) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "llmd_agents",
+            "replay",
+            str(coding_sessions / "trace_0297.json"),
+            "--speed",
+            "1",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 2:  # the engine and the router
+        assert process.poll() is None
+        time.sleep(0.05)
+    servers = children.read_text().split()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not [pid for pid in servers if Path(f"/proc/{pid}").exists()]
 
 
 def test_replay_when_nobody_listens(coding_sessions: Path) -> None:
