@@ -1,4 +1,4 @@
-"""What a router asks of an engine's cache: `POST /v1/agent/kv`, in the shape of the shared `kv_hints` envelope.
+"""What a router asks of an engine's cache: `POST /v1/agent/kv`, shaped as the shared `kv_hints` envelope.
 
     {"protocol_version": "0.1", "message_id": "m7", "actions": [
       {"action_id": "a1", "action_type": "retain", "action_version": "1",
@@ -150,23 +150,23 @@ class EngineKv(Contract):
     epoch: Id
     directives: tuple[Name, ...] = ()
     rates: EngineRates | None = None
-    tiers: dict[str, Size] = {}
-    used: dict[str, Size] = {}
+    tiers: dict[str, Size] = Field(default_factory=dict)
+    used: dict[str, Size] = Field(default_factory=dict)
     budget: Size = 0
-    retained: dict[str, Size] = {}
+    retained: dict[str, Size] = Field(default_factory=dict)
 
 
 class _Action(Contract):
     action_id: Annotated[str, Field(min_length=1, max_length=512)]
     action_type: str
     action_version: str
-    payload: dict[str, Any] = {}
+    payload: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Envelope(Contract):
     protocol_version: str
     message_id: Annotated[str, Field(min_length=1, max_length=512)]
-    actions: list[Any] = []
+    actions: list[Any] = Field(default_factory=list)
 
 
 _DIRECTIVE: TypeAdapter[Directive] = TypeAdapter(Annotated[Directive, Field(discriminator="type")])
