@@ -1,26 +1,39 @@
-"""The brain, sans-IO: program graph, residency, placement."""
+"""The brain, sans-IO: program graph, residency, placement, directives."""
 
 from .contexts import Context, Contexts, Residence
+from .directives import Issued
 from .graph import ProgramGraph, ProgramRecord
-from .placement import Candidate, by_residency_and_load, spread
-from .runtime import DEFAULT_TENANT, Arrival, Call, EngineState, Runtime, Usage
+from .journal import Journal
+from .placement import PLACEMENTS, Candidate, Placement, load_and_affinity, placement, prefix_aware, spread
+from .runtime import DEFAULT_TENANT, Arrival, Call, EngineState, Mode, Runtime, Usage
 from .views import engines_view, program_view
 
 __all__ = [
     "DEFAULT_TENANT",
+    "PLACEMENTS",
     "Arrival",
+    "BadJournal",
     "Call",
     "Candidate",
     "Context",
     "Contexts",
     "EngineState",
+    "Issued",
+    "Journal",
+    "Mode",
+    "Placement",
     "ProgramGraph",
     "ProgramRecord",
+    "Redecided",
     "Residence",
     "Runtime",
     "Usage",
-    "by_residency_and_load",
     "engines_view",
+    "load_and_affinity",
+    "placement",
+    "prefix_aware",
     "program_view",
+    "redecide",
     "spread",
 ]
+from .redecide import BadJournal, Redecided, redecide

@@ -4,9 +4,20 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from llmd_agents.hints import Hints, Link, ResidencyBatch, Segment, SegmentType, Tier, segments_of
+from llmd_agents.hints import (
+    Hints,
+    Lifetime,
+    Link,
+    ResidencyBatch,
+    Scope,
+    Segment,
+    SegmentType,
+    Tier,
+    segments_of,
+)
 
 CONTEXTS_MAX = 200_000
+BYTES_PER_TOKEN = 4
 
 
 @dataclass(slots=True)
@@ -31,13 +42,26 @@ class Context:
     Attributes:
         depth: canonical bytes from the start of the prompt to the end of this segment.
         parent: digest of the context that it extends by one segment.
+        shared: other programs may meet it too, so that no program's end makes it dead.
+        users: ends of branches that live and include it.
     """
 
     digest: bytes
     parent: bytes | None
     type: SegmentType
     depth: int
+    shared: bool = False
+    users: int = 0
     holders: dict[str, Residence] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Its length: as an engine counted it, else four bytes to a token."""
+        for residence in self.holders.values():
+            for tokens in residence.tiers.values():
+                if tokens is not None:
+                    return tokens
+        return self.depth // BYTES_PER_TOKEN
 
 
 class Contexts:
@@ -78,7 +102,7 @@ class Contexts:
         digest = extends
         for segment in segments:
             depth += segment.size
-            self._put(segment.digest, digest, segment.type, depth)
+            self._put(segment, digest, depth)
             digest = segment.digest
         # The beginning is marked as used last, so that ends are forgotten first.
         for context in self.path(digest):
@@ -101,6 +125,35 @@ class Contexts:
             depth = context.depth
             digest = context.parent
 
+    # --- what is alive
+
+    def use(self, digest: bytes | None) -> tuple[bytes, ...]:
+        """Counts the end of a live branch in, on its whole path; returns what to give to `leave`."""
+        path = []
+        for context in self.path(digest):
+            context.users += 1
+            path.append(context.digest)
+        return tuple(path)
+
+    def leave(self, path: Sequence[bytes]) -> None:
+        """Takes back a `use`."""
+        for digest in path:
+            context = self._contexts.get(digest)
+            if context is not None and context.users:
+                context.users -= 1
+
+    def dead_part(self, path: Sequence[bytes]) -> tuple[list[Context], bytes | None]:
+        """Returns the contexts at the end of a path that nobody uses, deepest first, and what lives on."""
+        dead: list[Context] = []
+        for digest in path:
+            context = self._contexts.get(digest)
+            if context is None:
+                continue
+            if context.users or context.shared:
+                return dead, digest
+            dead.append(context)
+        return dead, None
+
     # --- what engines hold
 
     def resident(self, digest: bytes | None) -> dict[str, Context]:
@@ -109,6 +162,15 @@ class Contexts:
         for context in self.path(digest):
             for engine in context.holders:
                 longest.setdefault(engine, context)
+        return longest
+
+    def on_device(self, digest: bytes | None) -> dict[str, int]:
+        """Returns, for each engine, how many bytes of a context it holds on the device."""
+        longest: dict[str, int] = {}
+        for context in self.path(digest):
+            for engine, residence in context.holders.items():
+                if engine not in longest and Tier.DEVICE.value in residence.tiers:
+                    longest[engine] = context.depth
         return longest
 
     def predict(self, digest: bytes | None, engine: str) -> list[bytes]:
@@ -200,12 +262,14 @@ class Contexts:
             context.holders.pop(engine, None)
         self._held.get(engine, OrderedDict()).pop(digest, None)
 
-    def _put(self, digest: bytes, parent: bytes | None, segment_type: SegmentType, depth: int) -> None:
+    def _put(self, segment: Segment, parent: bytes | None, depth: int) -> None:
+        digest = segment.digest
         context = self._contexts.get(digest)
         if context is not None:
             self._refine(context, parent)
             return
-        context = self._contexts[digest] = Context(digest, parent, segment_type, depth)
+        shared = segment.effective_scope is Scope.TENANT or segment.effective_lifetime is Lifetime.PERSISTENT
+        context = self._contexts[digest] = Context(digest, parent, segment.type, depth, shared)
         # An engine may have told of it before any call named it, as after a restart of the router.
         for engine, reported in self._reported.items():
             if digest in reported:

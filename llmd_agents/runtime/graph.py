@@ -106,6 +106,8 @@ class ProgramRecord:
     forks: dict[str, ForkRecord] = field(default_factory=dict)
     tools: deque[ToolCall] = field(default_factory=lambda: deque(maxlen=TOOL_CALLS_PER_PROGRAM_MAX))
     superseded: int = 0
+    directives: dict[str, dict[str, int]] = field(default_factory=dict)
+    """How many directives followed from it, by type and by what became of them."""
 
     def branch(self, branch_id: str) -> BranchRecord:
         record = self.branches.get(branch_id)

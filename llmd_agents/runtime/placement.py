@@ -1,14 +1,22 @@
-"""Placement: which engine gets a step."""
+"""Placement: which engine gets a step. Every policy ranks the engines for one step, best first."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 from xxhash import xxh3_64_intdigest
 
 from llmd_agents.hints import ForkPosition
 
-RUNNING_COST = 4096
+RUNNING_COST: Final = 4096
 """What one request already running costs the next, as bytes of prompt: its decoding slows each step down."""
+
+CONTEXT_COST: Final = 0.3
+"""What each byte of its context adds: about 200 output tokens, each of which reads all of it, at a fifteenth
+of a percent of what computing it cost."""
+
+LOADING_COST: Final = 0.08
+"""What loading a byte of prompt from a lower tier costs, beside computing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,31 +24,83 @@ class Candidate:
     """An engine, as one step sees it. Sizes are bytes of canonical prompt.
 
     Attributes:
-        resident: how much of the step's prompt it holds already.
+        resident: how much of the step's prompt it holds on the device.
         queued: how much prompt, not resident, other steps that are under way brought there.
         running: how many steps are under way there.
+        loadable: how much more of the prompt it holds in lower tiers.
+        context: bytes of prompt of all steps under way there.
     """
 
     engine: str
     resident: int
     queued: int
     running: int
+    loadable: int = 0
+    context: int = 0
 
 
-def by_residency_and_load(candidates: Sequence[Candidate], prompt: int, key: str) -> list[str]:
-    """Ranks engines by what remains to be computed before the step's first token: its own missing prefix and
-    what waits there already. (The cost of NVIDIA Dynamo's KV router, counted in bytes instead of blocks.)
+Placement: TypeAlias = Callable[[Sequence[Candidate], int, str], list[str]]
+"""Ranks engines: the candidates, the bytes of the step's prompt, and a key that breaks ties."""
+
+
+def load_and_affinity(candidates: Sequence[Candidate], prompt: int, key: str) -> list[str]:
+    """Ranks engines by what remains to be done for the step: its own missing prefix, what waits there
+    already, and how much that which runs there slows it down. (The cost of NVIDIA Dynamo's KV router, counted
+    in bytes instead of blocks.)
 
     Args:
         prompt: bytes of the step's prompt.
         key: breaks ties, so that equal engines share programs out evenly and each keeps its own.
     """
 
-    def cost(candidate: Candidate) -> tuple[int, int]:
-        missing = max(prompt - candidate.resident, 0)
-        return missing + candidate.queued + RUNNING_COST * candidate.running, _hash(key, candidate.engine)
+    def cost(candidate: Candidate) -> tuple[float, int]:
+        missing = max(prompt - candidate.resident - candidate.loadable, 0)
+        load = candidate.queued + RUNNING_COST * candidate.running + CONTEXT_COST * candidate.context
+        return missing + LOADING_COST * candidate.loadable + load, _hash(key, candidate.engine)
 
     return [candidate.engine for candidate in sorted(candidates, key=cost)]
+
+
+def prefix_aware(candidates: Sequence[Candidate], prompt: int, key: str) -> list[str]:
+    """Ranks engines by the longest prefix that they hold on the device, minus the steps under way there."""
+
+    def score(candidate: Candidate) -> tuple[float, int]:
+        return RUNNING_COST * candidate.running - candidate.resident, _hash(key, candidate.engine)
+
+    return [candidate.engine for candidate in sorted(candidates, key=score)]
+
+
+class RoundRobin:
+    """Takes the engines in turn, whatever they hold."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def __call__(self, candidates: Sequence[Candidate], prompt: int, key: str) -> list[str]:
+        engines = [candidate.engine for candidate in candidates]
+        if not engines:
+            return []
+        start = self._next % len(engines)
+        self._next += 1
+        return engines[start:] + engines[:start]
+
+
+PLACEMENTS: Final = ("load_and_affinity", "prefix_aware", "round_robin")
+
+
+def placement(name: str) -> Placement:
+    """Returns a policy by its name.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name == "load_and_affinity":
+        return load_and_affinity
+    if name == "prefix_aware":
+        return prefix_aware
+    if name == "round_robin":
+        return RoundRobin()
+    raise ValueError(f"placement {name!r} is none of {', '.join(PLACEMENTS)}")
 
 
 def spread(candidates: Sequence[Candidate], fork: ForkPosition) -> list[str]:

@@ -1,4 +1,5 @@
-"""The runtime: takes in requests, responses and events with their times, and says where steps should go.
+"""The runtime: takes in requests, responses and events with their times, and says where steps should go and
+what engines should keep, fetch and give up.
 
 It does no I/O and reads no clock. The HTTP router, and any other body, calls it; the same calls in the same
 order give the same decisions.
@@ -7,17 +8,53 @@ order give the same decisions.
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from llmd_agents.hints import Ack, Decoded, Event, Link, Rejection, ResidencyBatch
+from llmd_agents.hints import (
+    Ack,
+    BranchEnded,
+    Decoded,
+    Directive,
+    DirectiveOutcome,
+    EngineKv,
+    Event,
+    Forecast,
+    ForkDeclared,
+    Link,
+    Prefetch,
+    ProgramFinished,
+    Rejection,
+    ResidencyBatch,
+    Superseded,
+    ToolStarted,
+)
 
+from .advice import Advice
 from .contexts import Contexts
+from .directives import Issued, Ledger
 from .graph import ProgramGraph, ProgramRecord, StepRecord
-from .placement import Candidate, by_residency_and_load, spread
+from .journal import Journal
+from .placement import Candidate, spread
+from .placement import placement as _placement
 
 DEFAULT_TENANT = "default"
 
+WITHHELD = "withheld"
+"""What becomes of a directive that is decided while the runtime only observes."""
+
+UNDELIVERED = "undelivered"
+HINTS_OFF = "hints are switched off"
+
 BLOCK_TOKENS = 512
 """By how much `cached_tokens` may fall short of a hit: engines count whole blocks, and cut the last one."""
+
+
+class Mode(StrEnum):
+    """What hints may do: `act`; `observe`, decide and record without effect; `off`, not even be read."""
+
+    ACT = "act"
+    OBSERVE = "observe"
+    OFF = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +91,7 @@ class Call:
     Attributes:
         id: counts the calls of one runtime.
         ranking: engines to try, best first; engines that are down come last.
+        advised: the engine that hints would choose; the first of the ranking unless the mode is `observe`.
         ack: the answer to its hints; None if it had none.
         engine: where it is now; None before it is sent, and again once it has ended.
         missing: bytes of its prompt that the engine was not believed to hold.
@@ -69,6 +107,8 @@ class Call:
     ack: Ack | None
     program: str | None = None
     step: StepRecord | None = None
+    forecast: Forecast | None = None
+    advised: str | None = None
     engine: str | None = None
     answering: bool = False
     missing: int = 0
@@ -82,42 +122,86 @@ class EngineState:
 
     Attributes:
         epoch: names the run of the engine whose residency events are followed; None without any.
+        kv: what it tells of its cache and the directives that it takes; None if it takes none.
+        context: bytes of prompt of all calls under way there.
     """
 
     up: bool = True
     epoch: str | None = None
     seq: int = -1
+    kv: EngineKv | None = None
     running: int = 0
     queued: int = 0
+    context: int = 0
     requests: int = 0
     failed: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
 
 
-@dataclass(frozen=True, slots=True)
 class _Tenant:
     """What belongs to one tenant, with limits of its own: no tenant's traffic pushes out another's."""
 
-    scope: str | None
-    contexts: Contexts = field(default_factory=Contexts)
-    graph: ProgramGraph = field(default_factory=ProgramGraph)
+    def __init__(self, name: str, scope: str | None, runtime: "Runtime") -> None:
+        self.scope = scope
+        self.contexts = Contexts()
+        self.graph = ProgramGraph()
+
+        def issue(engine: str, directive: Directive, program: str, call: int | None) -> None:
+            runtime._issue(name, engine, directive, program, call)
+
+        self.advice = Advice(scope, self.contexts, runtime.engines, issue)
 
 
 class Runtime:
-    """Program graph, residency and placement for one fleet.
+    """Program graph, residency, placement and directives for one fleet.
+
+    Directives wait in a queue until the body takes them (`take_directives`), which it should do after every
+    input; it tells what became of each (`directive_answered`).
 
     Args:
         engines: names of all engines; they count as up until told otherwise.
         tenants: names of all tenants, each with the scope that engines report its contexts under
             (`hints.residency_scope` of its cache salt). By default there is one, whose all contexts are.
+        placement: how steps are placed where no plan for a fork says otherwise (`placement.PLACEMENTS`).
+        mode: what hints may do to begin with.
+        journal: is told of every input and every decision.
+
+    Raises:
+        ValueError: if there is no such placement.
     """
 
-    def __init__(self, engines: Iterable[str], tenants: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        engines: Iterable[str],
+        tenants: Mapping[str, str | None] | None = None,
+        *,
+        placement: str = "load_and_affinity",
+        mode: Mode = Mode.ACT,
+        journal: Journal | None = None,
+    ) -> None:
         self.engines = {engine: EngineState() for engine in engines}
-        scopes = {DEFAULT_TENANT: None} if tenants is None else tenants
-        self._tenants = {name: _Tenant(scope) for name, scope in scopes.items()}
+        self._placement = _placement(placement)
+        self._mode = Mode(mode)
+        self._journal = journal
+        self._ledger = Ledger()
         self._ids = itertools.count(1)
+        scopes = {DEFAULT_TENANT: None} if tenants is None else dict(tenants)
+        self._tenants = {name: _Tenant(name, scope, self) for name, scope in scopes.items()}
+        if journal is not None:
+            journal.begin(list(self.engines), scopes, placement, self._mode)
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    def set_mode(self, mode: Mode, at: float) -> None:
+        """Changes what hints may do from now on. What was decided and not yet taken is dropped."""
+        self._note("set_mode", mode=mode, at=at)
+        self._mode = mode
+        if mode is not Mode.ACT:
+            for issued in self._ledger.drop():
+                self._count(issued, WITHHELD)
 
     # --- calls
 
@@ -126,13 +210,16 @@ class Runtime:
         return (
             decoded is None
             or decoded.hints is None
+            or self._mode is Mode.OFF
             or not self._tenants[tenant].contexts.knows(decoded.hints)
         )
 
     def arrive(self, arrival: Arrival) -> Call:
         """Decides where a call should go."""
-        contexts, graph = self._tenants[arrival.tenant].contexts, self._tenants[arrival.tenant].graph
-        hints = arrival.decoded.hints if arrival.decoded else None
+        self._note("arrive", arrival=arrival)
+        tenant = self._tenants[arrival.tenant]
+        contexts, graph = tenant.contexts, tenant.graph
+        hints = arrival.decoded.hints if arrival.decoded and self._mode is not Mode.OFF else None
         digest = None
         if hints is not None and contexts.knows(hints):
             digest = contexts.declare(hints.extends, hints.segments)
@@ -141,19 +228,39 @@ class Runtime:
         context = contexts.get(digest) if digest else None
         size = context.depth if context else arrival.size
         step, first = graph.step(hints, digest, arrival.at) if hints is not None else (None, False)
+        if hints is not None:
+            tenant.advice.arrived(hints.program.id, hints.program.name, hints.step, digest, arrival.at)
         candidates = self._candidates(contexts, digest)
-        if step is not None and first and step.declared.fork is not None:
-            ranking = spread(candidates, step.declared.fork)
-        else:
-            key = hints.program.id if hints else (digest or b"").hex()
-            ranking = by_residency_and_load(candidates, size, key)
-        ranking += [name for name, state in self.engines.items() if not state.up]
-        ack = self._ack(arrival, digest)
-        program = hints.program.id if hints else None
-        return Call(next(self._ids), arrival.tenant, digest, size, ranking, ack, program, step)
+        key = hints.program.id if hints else (digest or b"").hex()
+        ranking = self._placement(candidates, size, key)
+        advised = ranking
+        if step is not None and first and step.declared.fork is not None and hints is not None:
+            fork = step.declared.fork
+            planned = tenant.advice.place(hints.program.id, fork.id, fork.index, digest)
+            if planned is None or not self.engines[planned].up:
+                advised = spread(candidates, fork)
+            else:
+                advised = [planned, *(name for name in ranking if name != planned)]
+        if self._mode is Mode.ACT:
+            ranking = advised
+        call = Call(
+            id=next(self._ids),
+            tenant=arrival.tenant,
+            digest=digest,
+            size=size,
+            ranking=[*ranking, *(name for name, state in self.engines.items() if not state.up)],
+            ack=self._ack(arrival, digest),
+            program=hints.program.id if hints else None,
+            step=step,
+            forecast=hints.forecast if hints else None,
+            advised=advised[0] if advised else None,
+        )
+        self._note("ranking", call=call.id, ranking=call.ranking, advised=call.advised)
+        return call
 
     def dispatched(self, call: Call, engine: str, at: float) -> None:
         """Records that a call was sent to an engine. Its context is expected to be there from now on."""
+        self._note("dispatched", call=call.id, engine=engine, at=at)
         contexts = self._tenants[call.tenant].contexts
         state = self.engines[engine]
         call.engine = engine
@@ -163,14 +270,18 @@ class Runtime:
         call.predicted = contexts.predict(call.digest, engine)
         state.running += 1
         state.queued += call.missing
+        state.context += call.size
         state.requests += 1
         if call.step is not None:
             call.step.engine, call.step.status = engine, "running"
+            if call.program is not None:
+                self._tenants[call.tenant].advice.dispatched(call.program, call.step.declared)
 
     def answering(self, call: Call, at: float) -> None:
         """Records the first byte of a call's answer: its prompt has been computed."""
         if call.engine is None or call.answering:
             return
+        self._note("answering", call=call.id, at=at)
         call.answering = True
         self.engines[call.engine].queued -= call.missing
         tenant = self._tenants[call.tenant]
@@ -178,28 +289,34 @@ class Runtime:
             tenant.contexts.settle(call.digest, call.engine)  # the others say so themselves
         if call.step is not None and call.program is not None:
             tenant.graph.answered(call.program, call.step.declared)
+            tenant.advice.answering(call.program, call.step.declared, call.forecast, call.engine, call.id)
 
     def finished(self, call: Call, usage: Usage | None, at: float) -> None:
         """Records that a call was answered to its end."""
         self.answering(call, at)
         if call.engine is None:
             return
+        self._note("finished", call=call.id, usage=usage, at=at)
         state = self.engines[call.engine]
         if usage is not None:
             state.prompt_tokens += usage.prompt_tokens
             state.cached_tokens += usage.cached_tokens or 0
             self._correct(call, call.engine, usage)
-        self._release(call)
+        self._release(call, at, answered=True)
         if call.step is not None:
             call.step.status, call.step.finished_at = "finished", at
             if usage is not None:
                 call.step.prompt_tokens = usage.prompt_tokens
                 call.step.cached_tokens = usage.cached_tokens
                 call.step.output_tokens = usage.output_tokens
+                if call.program is not None:
+                    advice = self._tenants[call.tenant].advice
+                    advice.output(call.program, call.step.declared, usage.output_tokens)
 
     def failed(self, call: Call, at: float) -> None:
         """Records that the engine did not answer."""
         if call.engine is not None:
+            self._note("engine_failed", call=call.id, at=at)
             self.engines[call.engine].failed += 1
         self.ended_early(call, "failed", at)
 
@@ -208,9 +325,10 @@ class Runtime:
         `refused` by the engine as a bad request. Does nothing if it has ended already."""
         if call.engine is None:
             return
+        self._note("ended_early", call=call.id, status=status, at=at)
         if not call.answering:
             self._tenants[call.tenant].contexts.retract(call.predicted, call.engine)
-        self._release(call)
+        self._release(call, at, answered=False)
         if call.step is not None:
             call.step.status, call.step.finished_at = status, at
 
@@ -218,10 +336,17 @@ class Runtime:
 
     def observe(self, tenant: str, event: Event, at: float) -> Rejection | None:
         """Takes in a lifecycle event; returns why it could not be used, if so."""
-        return self._tenants[tenant].graph.apply(event, at)
+        if self._mode is Mode.OFF:
+            return Rejection(event.type, HINTS_OFF)
+        self._note("observe", tenant=tenant, event=event, at=at)
+        refused = self._tenants[tenant].graph.apply(event, at)
+        if refused is None:
+            self._advise(self._tenants[tenant].advice, event, at)
+        return refused
 
     def report(self, engine: str, batch: ResidencyBatch, at: float) -> bool:
         """Takes in what an engine says of its cache; returns False if a new snapshot is needed."""
+        self._note("report", engine=engine, batch=batch, at=at)
         state = self.engines[engine]
         if not batch.snapshot and (batch.epoch != state.epoch or batch.seq != state.seq + 1):
             self._clear(engine)
@@ -232,14 +357,52 @@ class Runtime:
         return True
 
     def engine_up(self, engine: str, at: float) -> None:
-        self.engines[engine].up = True
+        if not self.engines[engine].up:
+            self._note("engine_up", engine=engine, at=at)
+            self.engines[engine].up = True
 
     def engine_down(self, engine: str, at: float) -> None:
         """An engine that cannot be reached is presumed to have lost its cache."""
         state = self.engines[engine]
         if state.up:
-            state.up = False
+            self._note("engine_down", engine=engine, at=at)
+            state.up, state.kv = False, None
             self._clear(engine)
+
+    def engine_kv(self, engine: str, kv: EngineKv | None, at: float) -> None:
+        """Notes which directives an engine takes and what its work costs; None if it takes none."""
+        self._note("engine_kv", engine=engine, kv=kv, at=at)
+        self.engines[engine].kv = kv
+
+    def wake_at(self) -> float | None:
+        """Returns when `tick` is due, in seconds of the body's clock; None if nothing waits for a time."""
+        times = [at for tenant in self._tenants.values() if (at := tenant.advice.wake_at()) is not None]
+        return min(times) if times else None
+
+    def tick(self, at: float) -> None:
+        """Does what has fallen due by `at`."""
+        self._note("tick", at=at)
+        for tenant in self._tenants.values():
+            tenant.advice.tick(at)
+
+    # --- directives
+
+    def take_directives(self) -> list[Issued]:
+        """Returns what is to be delivered to engines, in order; each is returned once."""
+        return self._ledger.take()
+
+    def directive_answered(self, issued_id: str, outcome: DirectiveOutcome | None, at: float) -> None:
+        """Records an engine's answer to a directive; None if it could not be delivered."""
+        self._note("directive_answered", issued=issued_id, outcome=outcome, at=at)
+        issued = self._ledger.answered(issued_id)
+        if issued is None:
+            return
+        result = outcome.outcome if outcome is not None else UNDELIVERED
+        self._count(issued, result)
+        directive = issued.directive
+        failed = result not in ("applied", "clipped")
+        if failed and isinstance(directive, Prefetch) and directive.peer is not None and issued.program:
+            self._tenants[issued.tenant].advice.copy_failed(issued.program, issued.engine, directive.digest)
 
     # --- what can be seen
 
@@ -259,15 +422,46 @@ class Runtime:
 
     # --- inside
 
+    def _note(self, name: str, **fields: object) -> None:
+        if self._journal is not None:
+            self._journal.note(name, fields)
+
     def _candidates(self, contexts: Contexts, digest: bytes | None) -> list[Candidate]:
         held = contexts.resident(digest)
-        return [
-            Candidate(
-                name, held[name].depth if name in held else 0, queued=state.queued, running=state.running
-            )
-            for name, state in self.engines.items()
-            if state.up
-        ]
+        on_device = contexts.on_device(digest)
+        candidates = []
+        for name, state in self.engines.items():
+            if not state.up:
+                continue
+            resident = on_device.get(name, 0)
+            loadable = held[name].depth - resident if name in held else 0
+            candidates.append(Candidate(name, resident, state.queued, state.running, loadable, state.context))
+        return candidates
+
+    def _advise(self, advice: Advice, event: Event, at: float) -> None:
+        if isinstance(event, ToolStarted):
+            advice.tool_started(event.program, event.branch, event.tool, event.expected, event.sigma, at)
+        elif isinstance(event, BranchEnded):
+            advice.branch_ended(event.program, event.branch)
+        elif isinstance(event, ProgramFinished):
+            advice.program_ended(event.program)
+        elif isinstance(event, Superseded):
+            advice.superseded(event.program, event.branch, event.digest)
+        elif isinstance(event, ForkDeclared):
+            advice.fork_declared(event.program, event.branch, event.fork, event.width)
+
+    def _issue(self, tenant: str, engine: str, directive: Directive, program: str, call: int | None) -> None:
+        issued = self._ledger.issue(engine, directive, tenant, program, call)
+        self._note("directive", issued=issued)
+        if self._mode is not Mode.ACT:
+            for withheld in self._ledger.drop():
+                self._count(withheld, WITHHELD)
+
+    def _count(self, issued: Issued, result: str) -> None:
+        record = self._tenants[issued.tenant].graph.get(issued.program) if issued.program else None
+        if record is not None:
+            counts = record.directives.setdefault(issued.directive.type, {})
+            counts[result] = counts.get(result, 0) + 1
 
     def _correct(self, call: Call, engine: str, usage: Usage) -> None:
         """Learns from an engine that reports no residency what it has evicted: see `Contexts.give_up`."""
@@ -283,18 +477,24 @@ class Runtime:
         for tenant in self._tenants.values():
             tenant.contexts.clear(engine)
 
-    def _release(self, call: Call) -> None:
+    def _release(self, call: Call, at: float, *, answered: bool) -> None:
         assert call.engine is not None
         state = self.engines[call.engine]
         state.running -= 1
+        state.context -= call.size
         if not call.answering:
             state.queued -= call.missing
         call.engine = None
+        if call.step is not None and call.program is not None:
+            advice = self._tenants[call.tenant].advice
+            advice.ended(call.program, call.step.declared, call.forecast, at, answered=answered)
 
     def _ack(self, arrival: Arrival, digest: bytes | None) -> Ack | None:
         decoded = arrival.decoded
         if decoded is None:
             return None
+        if self._mode is Mode.OFF:
+            return Ack(rejected=(Rejection("hints", HINTS_OFF),))
         accepted: list[str] = []
         clipped: list[Rejection] = []
         hints = decoded.hints

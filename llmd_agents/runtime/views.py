@@ -30,6 +30,7 @@ def program_view(runtime: Runtime, tenant: str, program: ProgramRecord) -> dict[
         ],
         "forks": [_fork(fork) for fork in program.forks.values()],
         "tools": [_tool(call) for call in program.tools],
+        "directives": program.directives,
     }
 
 
@@ -39,6 +40,7 @@ def engines_view(runtime: Runtime) -> list[dict[str, Any]]:
         {
             "name": name,
             "up": state.up,
+            "directives": list(state.kv.directives) if state.kv is not None else [],
             "running": state.running,
             "queued_bytes": state.queued,
             "requests": state.requests,

@@ -1,7 +1,7 @@
 from collections import Counter
 
 from llmd_agents.hints import ForkPosition
-from llmd_agents.runtime import Candidate, by_residency_and_load, spread
+from llmd_agents.runtime import Candidate, load_and_affinity, spread
 
 
 def idle(*engines: str, resident: int = 0) -> list[Candidate]:
@@ -10,13 +10,13 @@ def idle(*engines: str, resident: int = 0) -> list[Candidate]:
 
 def test_the_holder_of_the_prefix_wins() -> None:
     candidates = [*idle("a", "b"), Candidate("c", 90_000, queued=0, running=0)]
-    assert by_residency_and_load(candidates, 100_000, "k")[0] == "c"
+    assert load_and_affinity(candidates, 100_000, "k")[0] == "c"
 
 
 def test_until_waiting_there_costs_more_than_computing_elsewhere() -> None:
     def first(queued: int) -> str:
         holder = Candidate("holder", 90_000, queued=queued, running=2)
-        return by_residency_and_load([holder, *idle("other")], 100_000, "k")[0]
+        return load_and_affinity([holder, *idle("other")], 100_000, "k")[0]
 
     assert first(queued=50_000) == "holder"
     assert first(queued=95_000) == "other"
@@ -24,13 +24,13 @@ def test_until_waiting_there_costs_more_than_computing_elsewhere() -> None:
 
 def test_equal_engines_share_programs_out_and_each_program_keeps_its_own() -> None:
     engines = [f"e{number}" for number in range(4)]
-    firsts = Counter(by_residency_and_load(idle(*engines), 1000, f"p{n}")[0] for n in range(1000))
+    firsts = Counter(load_and_affinity(idle(*engines), 1000, f"p{n}")[0] for n in range(1000))
     assert all(180 < count < 320 for count in firsts.values())
-    ranking = by_residency_and_load(idle(*engines), 1000, "p")
-    assert ranking == by_residency_and_load(idle(*reversed(engines)), 1000, "p")
+    ranking = load_and_affinity(idle(*engines), 1000, "p")
+    assert ranking == load_and_affinity(idle(*reversed(engines)), 1000, "p")
     # With an engine gone the others keep their order.
     rest = [engine for engine in ranking if engine != ranking[1]]
-    assert by_residency_and_load(idle(*rest), 1000, "p") == rest
+    assert load_and_affinity(idle(*rest), 1000, "p") == rest
 
 
 def test_a_fork_is_spread_evenly_whatever_the_order_of_arrival() -> None:
@@ -46,4 +46,4 @@ def test_a_fork_is_spread_evenly_whatever_the_order_of_arrival() -> None:
 
 def test_no_engines_no_ranking() -> None:
     assert spread([], ForkPosition(id="f", index=0, width=1)) == []
-    assert by_residency_and_load([], 10, "k") == []
+    assert load_and_affinity([], 10, "k") == []
