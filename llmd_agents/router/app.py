@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,13 +15,25 @@ from llmd_agents.hints import (
     EVENTS_PATH,
     HINTS_HEADER,
     Ack,
+    Decoded,
+    Event,
     Rejection,
     UnreadableHints,
     decode_events,
     residency_scope,
 )
 from llmd_agents.hints.limits import EVENTS_BODY_MAX_BYTES
-from llmd_agents.runtime import Arrival, Call, Runtime, Usage, engines_view, program_view
+from llmd_agents.runtime import (
+    Arrival,
+    Call,
+    Journal,
+    Mode,
+    Runtime,
+    Usage,
+    engines_view,
+    program_view,
+)
+from llmd_agents.runtime.reading import ack_header, is_plain_json_object, read_chain, read_hints
 from llmd_agents.serving import (
     BodyTooLarge,
     ClientLeft,
@@ -37,11 +52,13 @@ from llmd_agents.serving import (
 )
 
 from . import quiet
+from .actuators import Actuators
 from .bodies import asking_for_usage, splice
-from .config import EngineConfig, RouterConfig
+from .config import BadConfig, EngineConfig, RouterConfig
 from .engine_link import EngineLink
 from .metrics import CONTENT_TYPE, RouterMetrics
-from .reading import ack_header, is_plain_json_object, read_chain, read_hints
+from .mode import MODE_PATH, read_mode
+from .record import RecordFile
 from .replies import UsageFilter, usage_of
 from .tenancy import Tenants
 from .upstream import Answer, EngineFailed, Outgoing, Sessions, StreamBroke, ask, forwarded_headers
@@ -59,18 +76,27 @@ ATTEMPTS_MAX = 3
 
 
 class Router:
-    """An ASGI application that places OpenAI-compatible calls on engines."""
+    """An ASGI application that places OpenAI-compatible calls on engines.
+
+    Raises:
+        BadConfig: if the record cannot be opened for writing.
+    """
 
     def __init__(self, config: RouterConfig) -> None:
         self._config = config
         self._engines = config.named_engines()
-        self._tenants = Tenants(config.tenants)
+        self._tenants = Tenants(config.tenants, config.operator_api_keys)
+        self._record = _opened(config.record)
         self.runtime = Runtime(
             self._engines,
             {tenant: residency_scope(salt) for tenant, salt in self._tenants.salts.items()},
+            placement=config.placement,
+            mode=config.mode,
+            journal=Journal(self._record.write) if self._record is not None else None,
         )
-        self._metrics = RouterMetrics(self.runtime)
+        self._metrics = RouterMetrics(self.runtime, self._record)
         self._sessions: Sessions | None = None
+        self._acting: Actuators | None = None
         self._links: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,13 +107,23 @@ class Router:
                 await self._route(scope, receive, send)
 
     async def _start(self) -> None:
+        if self._record is not None:
+            self._record.start()
         self._sessions = Sessions(connect_timeout_s=self._config.connect_timeout_s)
+        self._acting = Actuators(
+            self.runtime,
+            self._engines,
+            self._metrics,
+            answer_timeout_s=self._config.answer_timeout_s,
+            connect_timeout_s=self._config.connect_timeout_s,
+        )
         for name, engine in self._engines.items():
             link = EngineLink(
                 name,
                 engine,
                 self.runtime,
                 self._sessions.pooled,
+                self._acting,
                 interval_s=self._config.health_interval_s,
             )
             self._links.append(asyncio.create_task(link.run()))
@@ -96,8 +132,17 @@ class Router:
         for link in self._links:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
+        if self._acting is not None:
+            await self._acting.close()
         if self._sessions is not None:
             await self._sessions.close()
+        if self._record is not None:
+            await asyncio.to_thread(self._record.close)
+
+    @property
+    def _actuators(self) -> Actuators:
+        assert self._acting is not None
+        return self._acting
 
     # --- routes
 
@@ -122,6 +167,9 @@ class Router:
         method, path = scope["method"], scope["path"]
         headers: Headers = scope["headers"]
         tenant = self._tenants.of(_header(headers, b"authorization"))
+        if path == MODE_PATH and self._tenants.may_operate(_header(headers, b"authorization")):
+            await self._route_mode(method, receive, send)
+            return
         if tenant is None:
             message = "the API key is missing or belongs to no tenant"
             await send_error(send, 401, message, code="invalid_api_key")
@@ -141,8 +189,28 @@ class Router:
             await self._show_program(tenant, path.removeprefix(PROGRAMS_PATH), send)
         elif method == "GET" and path == ENGINES_PATH:
             await send_json(send, 200, {"engines": self._engines_view()})
+        elif path == MODE_PATH:
+            await send_error(send, 403, "this key may not operate the router", code="not_an_operator")
         else:
             await send_error(send, 404, f"no route {method} {path}")
+
+    async def _route_mode(self, method: str, receive: Receive, send: Send) -> None:
+        if method == "PUT":
+            try:
+                wanted = read_mode(await read_body(receive, limit=EVENTS_BODY_MAX_BYTES))
+            except BodyTooLarge:
+                await send_error(send, 413, f"the request body is larger than {EVENTS_BODY_MAX_BYTES} bytes")
+                return
+            except ValueError as error:
+                await send_error(send, 400, str(error), param="mode")
+                return
+            if wanted is not self.runtime.mode:
+                log.warning("hints: mode %s from now on (was %s)", wanted, self.runtime.mode)
+                self._actuators.set_mode(wanted)
+        elif method != "GET":
+            await send_error(send, 404, f"no route {method} {MODE_PATH}")
+            return
+        await send_json(send, 200, {"mode": self.runtime.mode})
 
     async def _take_events(self, tenant: str, body: bytes, send: Send) -> None:
         try:
@@ -153,16 +221,20 @@ class Router:
             return
         refused = []
         for index, event in enumerate(events):
-            rejection = (
-                event if isinstance(event, Rejection) else self.runtime.observe(tenant, event, time.time())
-            )
+            rejection = event if isinstance(event, Rejection) else self._observe(tenant, event)
             if rejection is not None:
                 reason = f"{rejection.hint}: {rejection.reason}"
                 refused.append({"index": index, "reason": reason})
+        self._actuators.changed()
         accepted = len(events) - len(refused)
         self._metrics.events.labels("accepted").inc(accepted)
         self._metrics.events.labels("rejected").inc(len(refused))
         await send_json(send, 202, {"accepted": accepted, "rejected": refused})
+
+    def _observe(self, tenant: str, event: Event) -> Rejection | None:
+        with quiet.faults("an event cannot be used; the others count"):
+            return self.runtime.observe(tenant, event, time.time())
+        return Rejection(event.type, "cannot be used")
 
     async def _show_program(self, tenant: str, program_id: str, send: Send) -> None:
         program = self.runtime.program(tenant, program_id)
@@ -208,6 +280,15 @@ class Router:
             body, hide_usage = asking_for_usage(body)
         if salt is not None and body:
             body = splice(body, {"cache_salt": salt})
+        if scope["path"] == CHAT_PATH and scope["method"] == "POST":
+            with self._actuators.under_way(call.id, partial(self._outgoing, call, scope, body)):
+                await self._answer(call, scope, body, headers, send, hide_usage=hide_usage)
+        else:
+            await self._answer(call, scope, body, headers, send, hide_usage=hide_usage)
+
+    async def _answer(
+        self, call: Call, scope: Scope, body: bytes, headers: Headers, send: Send, *, hide_usage: bool
+    ) -> None:
         try:
             answer = await self._first_answer(call, scope, body)
         except EngineFailed as failure:
@@ -217,11 +298,11 @@ class Router:
             self._metrics.responses.labels(status).inc()
             return
         if answer.status < 400:
-            self.runtime.answering(call, time.time())
+            self._tell(self.runtime.answering, call)
         try:
             await self._pass_on(call, answer, headers, send, hide_usage=hide_usage)
         except BaseException:
-            self.runtime.ended_early(call, "cancelled", time.time())
+            self._tell(self.runtime.ended_early, call, "cancelled")
             raise
         finally:
             answer.close()
@@ -234,7 +315,7 @@ class Router:
         """
         decoded, links = None, None
         if scope["path"] == CHAT_PATH:
-            decoded = read_hints(_header(scope["headers"], HINTS_HEADER.encode()))
+            decoded = self._read_hints(scope["headers"])
             if self.runtime.needs_chain(tenant, decoded):
                 if len(body) > LARGE_BODY_BYTES:
                     links = await asyncio.to_thread(read_chain, body)
@@ -250,11 +331,18 @@ class Router:
             log.exception("hints cannot be used; the call goes on without them")
             call, headers = self.runtime.arrive(Arrival(tenant, len(body), time.time())), []
         self._metrics.decision.observe(time.perf_counter() - began)
+        self._actuators.changed()
         self._metrics.hints.labels(_result(call.ack)).inc()
-        if call.ack is not None and call.ack.rejected:
+        if call.ack is not None and call.ack.rejected and self.runtime.mode is not Mode.OFF:
             first = call.ack.rejected[0]
             quiet.warn("hints", "hints rejected (the call goes on): %s: %s", first.hint, first.reason)
         return call, headers
+
+    def _read_hints(self, headers: Headers) -> Decoded | None:
+        value = _header(headers, HINTS_HEADER.encode())
+        if self.runtime.mode is Mode.OFF and value is not None:
+            return Decoded(None, ())  # off means that not even reading them can do harm
+        return read_hints(value)
 
     async def _first_answer(self, call: Call, scope: Scope, body: bytes) -> Answer:
         """Tries the engines in order, though no more than `ATTEMPTS_MAX` that take the request: one that
@@ -268,11 +356,13 @@ class Router:
         tried = taken = 0
         for name in call.ranking:
             engine = self._engines[name]
-            self.runtime.dispatched(call, name, time.time())
+            self._tell(self.runtime.dispatched, call, name)
             if tried:
                 self._metrics.failovers.inc()
             tried += 1
             try:
+                if call.copy is not None:
+                    await self._actuators.heard(call.copy)
                 return await ask(
                     self._sessions,
                     engine.url,
@@ -281,19 +371,19 @@ class Router:
                 )
             except EngineFailed as failure:
                 reason = f"{name} {failure}"
-                self.runtime.failed(call, time.time())
+                self._tell(self.runtime.failed, call)
                 quiet.warn(f"engine {name}", "%s %s", name, failure)
                 if failure.timed_out:
                     # It would take the others as long, and each of them would have computed it for nothing.
                     raise EngineFailed(reason, timed_out=True) from failure
                 if failure.unreachable:
-                    self.runtime.engine_down(name, time.time())
+                    self._tell(self.runtime.engine_down, name)
                 else:
                     taken += 1
                 if taken == ATTEMPTS_MAX:
                     break
             except BaseException:
-                self.runtime.ended_early(call, "cancelled", time.time())
+                self._tell(self.runtime.ended_early, call, "cancelled")
                 raise
         raise EngineFailed(f"tried {tried} engine{'s' * (tried != 1)}, none answered; last: {reason}")
 
@@ -330,7 +420,7 @@ class Router:
             tail = usage.rest() if usage else b""
             self._ended(call, answer, usage.usage if usage else None)
         except StreamBroke as error:
-            self.runtime.failed(call, time.time())
+            self._tell(self.runtime.failed, call)
             if not usage:
                 raise  # what is no event stream can only be cut short
             tail = _stream_error(f"the engine broke off in the middle of its answer: {error}")
@@ -338,9 +428,24 @@ class Router:
 
     def _ended(self, call: Call, answer: Answer, usage: Usage | None) -> None:
         if answer.status < 400:
-            self.runtime.finished(call, usage, time.time())
+            self._tell(self.runtime.finished, call, usage)
         else:
-            self.runtime.ended_early(call, "refused", time.time())
+            self._tell(self.runtime.ended_early, call, "refused")
+
+    def _tell(self, take_in: Callable[..., object], *what: object) -> None:
+        """Tells the runtime of something that has just happened."""
+        with quiet.faults("the runtime failed; calls go on"):
+            take_in(*what, time.time())
+        self._actuators.changed()
+
+
+def _opened(path: Path | None) -> RecordFile | None:
+    if path is None:
+        return None
+    try:
+        return RecordFile(path)
+    except OSError as error:
+        raise BadConfig(f"record: {path}: {error.strerror}") from None
 
 
 def _header(headers: Headers, name: bytes) -> bytes | None:

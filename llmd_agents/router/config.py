@@ -1,12 +1,13 @@
 """The router's configuration: a YAML file, checked as a whole before anything starts."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from llmd_agents.hints.fields import Id
+from llmd_agents.runtime import Mode
 
 
 class BadConfig(ValueError):
@@ -49,6 +50,9 @@ class TenantConfig(_Section):
     api_keys: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
+Placement: TypeAlias = Literal["load_and_affinity", "prefix_aware", "round_robin"]
+
+
 class RouterConfig(_Section):
     """Everything that can be set. Times are in seconds, sizes in bytes."""
 
@@ -57,6 +61,13 @@ class RouterConfig(_Section):
     """0 takes any free port."""
     engines: Annotated[tuple[EngineConfig, ...], Field(min_length=1)]
     tenants: tuple[TenantConfig, ...] = ()
+    operator_api_keys: tuple[str, ...] = ()
+    """Who may change the mode. Without any: everyone where no tenants are told apart, else nobody."""
+    mode: Mode = Mode.ACT
+    """Whether hints are acted on, only observed, or not even read; can be changed while the router runs."""
+    placement: Placement = "load_and_affinity"
+    record: Path | None = None
+    """File to which inputs and decisions are added as JSON lines: digests, sizes and times, no contents."""
     max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     connect_timeout_s: Annotated[float, Field(gt=0)] = 2.0
     answer_timeout_s: Annotated[float, Field(gt=0)] = 600.0
@@ -65,6 +76,12 @@ class RouterConfig(_Section):
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = 30
     """How long calls under way may go on after the router was told to stop."""
 
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, mode: Any) -> Any:
+        # YAML reads a bare `off` as false.
+        return "off" if mode is False else mode
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for what, values in (
@@ -72,6 +89,10 @@ class RouterConfig(_Section):
             ("engines: name", list(self.named_engines())),
             ("tenants: name", [tenant.name for tenant in self.tenants]),
             ("tenants: api_keys", [key for tenant in self.tenants for key in tenant.api_keys]),
+            (
+                "operator_api_keys and the tenants' api_keys",
+                [*self.operator_api_keys, *(key for tenant in self.tenants for key in tenant.api_keys)],
+            ),
         ):
             if len(set(values)) < len(values):
                 raise ValueError(f"{what} must differ from one another")
@@ -106,6 +127,9 @@ def load_config(path: Path | None, overrides: dict[str, Any]) -> RouterConfig:
         raise BadConfig(f"{where}: {_one_line(error)}") from None
 
 
+_SECRETS = frozenset(("api_key", "api_keys", "operator_api_keys"))
+
+
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_context=False)[0]
     location = first["loc"]
@@ -121,7 +145,7 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _shown(location: tuple[int | str, ...], value: Any) -> str:
-    return "a secret" if "api_key" in location or "api_keys" in location else repr(value)
+    return "a secret" if _SECRETS.intersection(location) else repr(value)
 
 
 def _allowed(section: type[BaseModel]) -> str:

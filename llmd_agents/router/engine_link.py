@@ -13,6 +13,7 @@ from llmd_agents.hints.errors import first_problem
 from llmd_agents.runtime import Runtime
 
 from . import quiet
+from .actuators import Actuators
 from .config import EngineConfig
 from .replies import EventSplitter
 
@@ -35,6 +36,7 @@ class EngineLink:
         config: EngineConfig,
         runtime: Runtime,
         session: aiohttp.ClientSession,
+        actuators: Actuators,
         *,
         interval_s: float,
     ) -> None:
@@ -43,6 +45,7 @@ class EngineLink:
         self._headers = {"authorization": f"Bearer {config.api_key}"} if config.api_key else {}
         self._runtime = runtime
         self._session = session
+        self._actuators = actuators
         self._interval_s = interval_s
 
     async def run(self) -> None:
@@ -65,7 +68,10 @@ class EngineLink:
 
     async def _check_health(self) -> float:
         if await self._healthy():
+            was_up = self._runtime.engines[self._name].up
             self._runtime.engine_up(self._name, time.time())
+            if not was_up:
+                self._actuators.engine_is_back(self._name)
         else:
             self._runtime.engine_down(self._name, time.time())
         return self._interval_s
@@ -99,10 +105,15 @@ class EngineLink:
     def _take(self, data: bytes) -> bool:
         try:
             batch = ResidencyBatch.model_validate_json(data)
-            return self._runtime.report(self._name, batch, time.time())
+            in_sequence = self._runtime.report(self._name, batch, time.time())
         except ValidationError as error:
             quiet.warn(
                 f"residency {self._name}", "%s sent a residency event of an unknown form: %s",
                 self._name, first_problem(error),
             )  # fmt: skip
             return False
+        self._actuators.engine_epoch(self._name, batch.epoch)
+        if not in_sequence:
+            self._actuators.engine_is_back(self._name)
+        self._actuators.changed()
+        return in_sequence

@@ -6,7 +6,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from llmd_agents.runtime import Runtime
+from llmd_agents.runtime import Mode, Runtime
+
+from .record import RecordFile
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -14,8 +16,9 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 class _RuntimeCollector(Collector):
     """Reads the runtime's state when asked, so that nothing is counted twice."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, record: RecordFile | None) -> None:
         self._runtime = runtime
+        self._record = record
 
     def collect(self) -> Iterator[Metric]:
         gauges = {
@@ -40,6 +43,14 @@ class _RuntimeCollector(Collector):
             for engine, state in engines.items():
                 counter.add_metric([engine], getattr(state, name))
             yield counter
+        mode = GaugeMetricFamily("llmd_router_mode", "1 for what hints may do now", labels=["mode"])
+        for name in Mode:
+            mode.add_metric([name], float(name is self._runtime.mode))
+        yield mode
+        if self._record is not None:
+            yield CounterMetricFamily(
+                "llmd_router_record_dropped", "lines of the record that were lost", self._record.dropped
+            )
         yield GaugeMetricFamily("llmd_router_contexts", "contexts known", self._runtime.context_count)
         yield GaugeMetricFamily("llmd_router_programs", "programs known", self._runtime.program_count)
 
@@ -47,9 +58,9 @@ class _RuntimeCollector(Collector):
 class RouterMetrics:
     """Counters that the HTTP side keeps."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, record: RecordFile | None) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_RuntimeCollector(runtime))
+        self._registry.register(_RuntimeCollector(runtime, record))
         self.hints = Counter(
             "llmd_router_hints", "calls by what became of their hints", ["result"], registry=self._registry
         )
@@ -61,6 +72,24 @@ class RouterMetrics:
         )
         self.events = Counter(
             "llmd_router_events", "lifecycle events received", ["result"], registry=self._registry
+        )
+        self.directives = Counter(
+            "llmd_router_directives",
+            "directives by what became of them",
+            ["engine", "type", "outcome"],
+            registry=self._registry,
+        )
+        self.directives_dropped = Counter(
+            "llmd_router_directives_dropped",
+            "directives that a full queue had no room for",
+            ["engine"],
+            registry=self._registry,
+        )
+        self.warm_ups = Counter(
+            "llmd_router_warm_ups",
+            "warm-up requests by what became of them",
+            ["engine", "outcome"],
+            registry=self._registry,
         )
         self.decision = Histogram(
             "llmd_router_decision_seconds",

@@ -11,12 +11,16 @@ from .config import TenantConfig
 class Tenants:
     """Maps an `Authorization` header to a tenant. Without configured tenants all calls share one.
 
+    Args:
+        operator_keys: keys that belong to no tenant but may change the router's mode.
+
     Attributes:
         salts: each tenant's cache salt, which keeps its blocks apart in the engines; None for the only one.
             It is derived from the tenant's keys, so that no other tenant can make it.
     """
 
-    def __init__(self, tenants: tuple[TenantConfig, ...]) -> None:
+    def __init__(self, tenants: tuple[TenantConfig, ...], operator_keys: tuple[str, ...] = ()) -> None:
+        self._operators = frozenset(map(_digest, operator_keys))
         self._by_key = {_digest(key): tenant.name for tenant in tenants for key in tenant.api_keys}
         self.salts: dict[str, str | None] = {DEFAULT_TENANT: None}
         if tenants:
@@ -28,10 +32,19 @@ class Tenants:
 
     def of(self, authorization: bytes | None) -> str | None:
         """Returns the tenant of a request; None if its key belongs to none."""
-        if not self._by_key:
-            return DEFAULT_TENANT
-        scheme, _, key = (authorization or b"").decode("latin-1").partition(" ")
-        return self._by_key.get(_digest(key.strip())) if scheme.lower() == "bearer" else None
+        return self._by_key.get(_bearer(authorization)) if self._by_key else DEFAULT_TENANT
+
+    def may_operate(self, authorization: bytes | None) -> bool:
+        """Returns whether a request may change what hints do to every tenant's calls."""
+        if not self._operators:
+            return not self.told_apart
+        return _bearer(authorization) in self._operators
+
+
+def _bearer(authorization: bytes | None) -> bytes:
+    """Returns the digest of the key, or what is none."""
+    scheme, _, key = (authorization or b"").decode("latin-1").partition(" ")
+    return _digest(key.strip()) if scheme.lower() == "bearer" else b""
 
 
 def _salt(tenant: TenantConfig) -> str:

@@ -5,10 +5,11 @@ from .directives import Issued
 from .graph import ProgramGraph, ProgramRecord
 from .journal import Journal
 from .placement import PLACEMENTS, Candidate, Placement, load_and_affinity, placement, prefix_aware, spread
-from .runtime import DEFAULT_TENANT, Arrival, Call, EngineState, Mode, Runtime, Usage
+from .runtime import COPY_HEARD_S, DEFAULT_TENANT, Arrival, Call, EngineState, Mode, Runtime, Usage
 from .views import engines_view, program_view
 
 __all__ = [
+    "COPY_HEARD_S",
     "DEFAULT_TENANT",
     "PLACEMENTS",
     "Arrival",

@@ -122,6 +122,8 @@ class Advice:
         tip = record.tips.get((step.branch, step.agent)) if record is not None else None
         if record is None or tip is None:
             return
+        if tip.engine is not None and tip.engine != engine:
+            self._moved(program, tip, tip.engine)
         tip.engine = engine
         if forecast is None or forecast.next is not Next.FORK or not forecast.fan_out:
             return
@@ -293,6 +295,22 @@ class Advice:
                     told.add(name)
                     release = Release(digest=context.digest, scope=self._scope, keep=keep)
                     self._issue(name, release, program, None)
+
+    def _moved(self, program: str, tip: Tip, left: str) -> None:
+        """Releases what a tip leaves on an engine, unless others use it: one copy of it is enough."""
+        if not self._takes(left, "release"):
+            return
+        digest = None
+        for context in self._contexts.path(tip.digest):
+            if context.users > 1 or context.shared:
+                break
+            if digest is None and left in context.holders:
+                digest = context.digest
+        else:
+            context = None
+        if digest is not None:
+            keep = context.digest if context is not None else None
+            self._issue(left, Release(digest=digest, scope=self._scope, keep=keep), program, None)
 
     # --- estimates
 

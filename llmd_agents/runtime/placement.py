@@ -18,6 +18,9 @@ of a percent of what computing it cost."""
 LOADING_COST: Final = 0.08
 """What loading a byte of prompt from a lower tier costs, beside computing it."""
 
+COPYING_COST: Final = 0.12
+"""What copying a byte of prompt from a peer costs, beside computing it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -29,6 +32,7 @@ class Candidate:
         running: how many steps are under way there.
         loadable: how much more of the prompt it holds in lower tiers.
         context: bytes of prompt of all steps under way there.
+        copyable: how much more than that it can copy from a peer.
     """
 
     engine: str
@@ -37,6 +41,7 @@ class Candidate:
     running: int
     loadable: int = 0
     context: int = 0
+    copyable: int = 0
 
 
 Placement: TypeAlias = Callable[[Sequence[Candidate], int, str], list[str]]
@@ -54,9 +59,10 @@ def load_and_affinity(candidates: Sequence[Candidate], prompt: int, key: str) ->
     """
 
     def cost(candidate: Candidate) -> tuple[float, int]:
-        missing = max(prompt - candidate.resident - candidate.loadable, 0)
+        missing = max(prompt - candidate.resident - candidate.loadable - candidate.copyable, 0)
+        brought = LOADING_COST * candidate.loadable + COPYING_COST * candidate.copyable
         load = candidate.queued + RUNNING_COST * candidate.running + CONTEXT_COST * candidate.context
-        return missing + LOADING_COST * candidate.loadable + load, _hash(key, candidate.engine)
+        return missing + brought + load, _hash(key, candidate.engine)
 
     return [candidate.engine for candidate in sorted(candidates, key=cost)]
 

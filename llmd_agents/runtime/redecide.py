@@ -1,6 +1,7 @@
 """Feeds the event log of a runtime to a fresh one and compares what it decides."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -49,11 +50,12 @@ class Redecided:
 def redecide(lines: Iterable[bytes]) -> Redecided:
     """Feeds the inputs of a log to a fresh runtime and compares its decisions with those in the log.
 
+    A log may hold several runs, one after the other.
+
     Raises:
         BadJournal: if it cannot be read, or lines were dropped when it was written.
     """
-    recorded: list[bytes] = []
-    decided: list[bytes] = []
+    comparison = _Comparison()
     player: _Player | None = None
     counts = {"input": 0, "ranking": 0, "directive": 0}
     for number, line in enumerate(lines, 1):
@@ -63,8 +65,11 @@ def redecide(lines: Iterable[bytes]) -> Redecided:
         try:
             fields = json.loads(data)
             name = fields.pop("is")
-            if player is None:
-                player = _Player(name, fields, decided.append)
+            comparison.recorded(number, data)
+            if name == "runtime":
+                player = _Player(fields, comparison.decided)
+            elif player is None:
+                raise ValueError("not the beginning of a log")
             elif name in DECISIONS:
                 counts[name] += 1
             else:
@@ -72,23 +77,49 @@ def redecide(lines: Iterable[bytes]) -> Redecided:
                 player.play(name, fields)
         except (ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
             raise BadJournal(f"line {number}: {error}") from error
-        recorded.append(data)
-    difference = None
-    for number, (was, now) in enumerate(zip(recorded, decided, strict=False), 1):
-        if was != now:
-            difference = f"line {number}: {_shown(was)}, decided now: {_shown(now)}"
-            break
-    if difference is None and len(recorded) != len(decided):
-        difference = f"{len(recorded)} lines, {len(decided)} now"
-    return Redecided(counts["input"], counts["ranking"], counts["directive"], difference)
+    return Redecided(counts["input"], counts["ranking"], counts["directive"], comparison.end())
+
+
+class _Comparison:
+    """Compares what was recorded with what is decided now, line by line; either may run ahead."""
+
+    def __init__(self) -> None:
+        self._difference: str | None = None
+        self._recorded: deque[tuple[int, bytes]] = deque()
+        self._decided: deque[bytes] = deque()
+
+    def recorded(self, number: int, line: bytes) -> None:
+        self._recorded.append((number, line))
+        self._compare()
+
+    def decided(self, line: bytes) -> None:
+        self._decided.append(line)
+        self._compare()
+
+    def end(self) -> str | None:
+        """Returns the first difference."""
+        if self._difference is None and self._recorded:
+            number, line = self._recorded[0]
+            return f"line {number}: {_shown(line)}, not decided now"
+        if self._difference is None and self._decided:
+            return f"the end, decided now: {_shown(self._decided[0])}"
+        return self._difference
+
+    def _compare(self) -> None:
+        if not (self._recorded and self._decided):
+            return
+        number, was = self._recorded.popleft()
+        now = self._decided.popleft()
+        if was != now and self._difference is None:
+            self._difference = f"line {number}: {_shown(was)}, decided now: {_shown(now)}"
 
 
 class _Player:
     """Calls a fresh runtime's methods as a log says."""
 
-    def __init__(self, name: str, fields: dict[str, Any], write: Callable[[bytes], None]) -> None:
-        if name != "runtime" or fields["version"] != VERSION:
-            raise ValueError(f"not the beginning of a log of version {VERSION}")
+    def __init__(self, fields: dict[str, Any], write: Callable[[bytes], None]) -> None:
+        if fields["version"] != VERSION:
+            raise ValueError(f"version {fields['version']} is not {VERSION}")
         self._runtime: Runtime = Runtime(
             fields["engines"],
             fields["tenants"],

@@ -6,6 +6,7 @@ order give the same decisions.
 """
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,8 +31,8 @@ from llmd_agents.hints import (
 )
 
 from .advice import Advice
-from .contexts import Contexts
-from .directives import Issued, Ledger
+from .contexts import Context, Contexts
+from .directives import PENDING_MAX, Issued, Ledger
 from .graph import ProgramGraph, ProgramRecord, StepRecord
 from .journal import Journal
 from .placement import Candidate, spread
@@ -44,6 +45,15 @@ WITHHELD = "withheld"
 
 UNDELIVERED = "undelivered"
 HINTS_OFF = "hints are switched off"
+
+COPY_MIN_BYTES = 8192
+"""A context whose copy would spare less computing than this is not copied for a single call."""
+
+COPY_MAX_COST = 0.5
+"""Nor is it if copying takes more than this share of the time that computing does."""
+
+COPY_HEARD_S = 0.05
+"""How long a body lets a call wait, at most, until its engine has heard of the copy that the call needs."""
 
 BLOCK_TOKENS = 512
 """By how much `cached_tokens` may fall short of a hit: engines count whole blocks, and cut the last one."""
@@ -97,6 +107,8 @@ class Call:
         missing: bytes of its prompt that the engine was not believed to hold.
         expected: what it was believed to hold, as (depth, last use), deepest first.
         predicted: contexts that it holds if it answers.
+        copy: id of the directive that brings its context to the engine from a peer, if there is one: the body
+            should let the engine hear of that before the call.
     """
 
     id: int
@@ -114,6 +126,7 @@ class Call:
     missing: int = 0
     expected: list[tuple[int, int]] = field(default_factory=list)
     predicted: list[bytes] = field(default_factory=list)
+    copy: str | None = None
 
 
 @dataclass(slots=True)
@@ -186,6 +199,7 @@ class Runtime:
         self._journal = journal
         self._ledger = Ledger()
         self._ids = itertools.count(1)
+        self._copying: OrderedDict[str, list[bytes]] = OrderedDict()
         scopes = {DEFAULT_TENANT: None} if tenants is None else dict(tenants)
         self._tenants = {name: _Tenant(name, scope, self) for name, scope in scopes.items()}
         if journal is not None:
@@ -232,8 +246,7 @@ class Runtime:
             tenant.advice.arrived(hints.program.id, hints.program.name, hints.step, digest, arrival.at)
         candidates = self._candidates(contexts, digest)
         key = hints.program.id if hints else (digest or b"").hex()
-        ranking = self._placement(candidates, size, key)
-        advised = ranking
+        ranking = advised = self._placement(candidates, size, key)
         if step is not None and first and step.declared.fork is not None and hints is not None:
             fork = step.declared.fork
             planned = tenant.advice.place(hints.program.id, fork.id, fork.index, digest)
@@ -265,6 +278,7 @@ class Runtime:
         state = self.engines[engine]
         call.engine = engine
         call.answering = False
+        call.copy = self._copy_for(call, engine)
         call.expected = contexts.expected(call.digest, engine)
         call.missing = max(call.size - (call.expected[0][0] if call.expected else 0), 0)
         call.predicted = contexts.predict(call.digest, engine)
@@ -400,6 +414,9 @@ class Runtime:
         result = outcome.outcome if outcome is not None else UNDELIVERED
         self._count(issued, result)
         directive = issued.directive
+        predicted = self._copying.pop(issued_id, None)
+        if predicted and result != "applied":
+            self._tenants[issued.tenant].contexts.retract(predicted, issued.engine)
         failed = result not in ("applied", "clipped")
         if failed and isinstance(directive, Prefetch) and directive.peer is not None and issued.program:
             self._tenants[issued.tenant].advice.copy_failed(issued.program, issued.engine, directive.digest)
@@ -434,9 +451,44 @@ class Runtime:
             if not state.up:
                 continue
             resident = on_device.get(name, 0)
-            loadable = held[name].depth - resident if name in held else 0
-            candidates.append(Candidate(name, resident, state.queued, state.running, loadable, state.context))
+            depth = held[name].depth if name in held else 0
+            source = self._source(held, name)
+            copyable = held[source].depth - depth if source is not None else 0
+            candidates.append(
+                Candidate(
+                    engine=name,
+                    resident=resident,
+                    queued=state.queued,
+                    running=state.running,
+                    loadable=depth - resident,
+                    context=state.context,
+                    copyable=copyable,
+                )
+            )
         return candidates
+
+    def _source(self, held: Mapping[str, Context], engine: str) -> str | None:
+        """Returns the peer from which an engine may best copy a context that it holds less of, if any."""
+        kv = self.engines[engine].kv
+        if self._mode is not Mode.ACT or kv is None or kv.rates is None or "prefetch" not in kv.directives:
+            return None
+        copying, computing = kv.rates.peer_s_per_token, kv.rates.prefill_s_per_token
+        if copying is None or copying > COPY_MAX_COST * computing:
+            return None
+        own = held[engine].depth if engine in held else 0
+        peers = [name for name in held if name != engine and self.engines[name].up]
+        best = max(peers, key=lambda name: held[name].depth, default=None)
+        return best if best is not None and held[best].depth - own >= COPY_MIN_BYTES else None
+
+    def _copy_for(self, call: Call, engine: str) -> str | None:
+        """Has an engine that a call goes to copy what a peer holds of its context."""
+        held = self._tenants[call.tenant].contexts.resident(call.digest)
+        source = self._source(held, engine)
+        if source is None:
+            return None
+        scope = self._tenants[call.tenant].scope
+        directive = Prefetch(digest=held[source].digest, scope=scope, peer=source)
+        return self._issue(call.tenant, engine, directive, call.program, None)
 
     def _advise(self, advice: Advice, event: Event, at: float) -> None:
         if isinstance(event, ToolStarted):
@@ -450,12 +502,21 @@ class Runtime:
         elif isinstance(event, ForkDeclared):
             advice.fork_declared(event.program, event.branch, event.fork, event.width)
 
-    def _issue(self, tenant: str, engine: str, directive: Directive, program: str, call: int | None) -> None:
+    def _issue(
+        self, tenant: str, engine: str, directive: Directive, program: str | None, call: int | None
+    ) -> str | None:
+        """Queues a directive; returns its id, or None if it is withheld."""
         issued = self._ledger.issue(engine, directive, tenant, program, call)
         self._note("directive", issued=issued)
         if self._mode is not Mode.ACT:
             for withheld in self._ledger.drop():
                 self._count(withheld, WITHHELD)
+            return None
+        if isinstance(directive, Prefetch) and directive.peer is not None:
+            self._copying[issued.id] = self._tenants[tenant].contexts.predict(directive.digest, engine)
+            if len(self._copying) > PENDING_MAX:
+                self._copying.popitem(last=False)
+        return issued.id
 
     def _count(self, issued: Issued, result: str) -> None:
         record = self._tenants[issued.tenant].graph.get(issued.program) if issued.program else None

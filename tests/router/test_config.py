@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from llmd_agents.router import BadConfig, load_config
+from llmd_agents.runtime import Mode
 
 ENGINES = "engines: [{url: 'http://10.0.0.1:8000/v1/'}, {url: 'http://10.0.0.2:8000', name: big}]\n"
 
@@ -18,6 +19,7 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         ENGINES + "port: 9000\ntenants:\n- {name: red, api_keys: [k1, k2]}\n- {name: blue, api_keys: [k3]}\n"
+        "operator_api_keys: [o1]\nmode: observe\nplacement: prefix_aware\nrecord: log.jsonl\n"
         "max_body_bytes: 1000\nconnect_timeout_s: 0.5\nanswer_timeout_s: 5\nhealth_interval_s: 2\n",
     )
     assert config.port == 9000
@@ -26,6 +28,17 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
         "big": "http://10.0.0.2:8000",
     }
     assert [tenant.name for tenant in config.tenants] == ["red", "blue"]
+    assert (config.mode, config.placement, config.record) == (Mode.OBSERVE, "prefix_aware", Path("log.jsonl"))
+
+
+def test_by_default_hints_are_acted_on_and_nothing_is_recorded(tmp_path: Path) -> None:
+    config = load(tmp_path, ENGINES)
+    assert (config.mode, config.placement, config.record) == (Mode.ACT, "load_and_affinity", None)
+
+
+@pytest.mark.parametrize("text", ["off", "'off'", "OFF"])
+def test_off_is_a_mode_although_yaml_takes_it_for_false(tmp_path: Path, text: str) -> None:
+    assert load(tmp_path, ENGINES + f"mode: {text}\n").mode is Mode.OFF
 
 
 def test_the_command_line_wins(tmp_path: Path) -> None:
@@ -36,7 +49,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prot: 1\n" + ENGINES, "prot: unknown key; allowed are host, port, engines, tenants, max_body"),
+        (
+            "prot: 1\n" + ENGINES,
+            "prot: unknown key; allowed are host, port, engines, tenants, operator_api_keys, mode",
+        ),
         (ENGINES + "port: high\n", r"port: Input should be a valid integer.*\(got 'high'\)"),
         (ENGINES + "port: 70000\n", "port: Input should be less than or equal to 65535"),
         ("port: 1\n", "engines: is required"),
@@ -49,6 +65,13 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         ),
         ("engines: [{url: http://x}, {url: http://x}]\n", "engines: url must differ from one another"),
         (ENGINES + "tenants: [{name: a, api_keys: [k]}, {name: b, api_keys: [k]}]\n", "api_keys must differ"),
+        (
+            ENGINES + "operator_api_keys: [k]\ntenants: [{name: a, api_keys: [k]}]\n",
+            "operator_api_keys and the tenants' api_keys must differ",
+        ),
+        (ENGINES + "operator_api_keys: 5\n", r"operator_api_keys: .* \(got a secret\)"),
+        (ENGINES + "mode: on\n", r"mode: Input should be 'act', 'observe' or 'off' \(got True\)"),
+        (ENGINES + "placement: best\n", "placement: Input should be 'load_and_affinity', 'prefix_aware' or"),
         (ENGINES + "connect_timeout_s: 0\n", "connect_timeout_s: Input should be greater than 0"),
         ("- a\n", "must be a mapping of host, port"),
         ("a: [\n", "not YAML"),

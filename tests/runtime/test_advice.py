@@ -505,3 +505,63 @@ def test_a_failover_counts_one_call_and_its_end() -> None:
     story.runtime.finished(call, Usage(30_000, 0, 10), 2.0)
     story.tell(ToolStarted(program="p", at=0, call="t1", tool="search", expected=20))
     assert [engine for engine, _ in story.issued(Retain)] == ["b"]
+
+
+# --- calls that move
+
+
+def test_a_call_that_goes_elsewhere_has_its_context_copied_and_what_it_left_released() -> None:
+    story = Story()
+    story.start()
+    first = story.step("s1", [SYSTEM, LONG], engine="a")
+    call = story.arrive("s2", [SYSTEM, LONG, "reply", "next"], parents=("s1",))
+    story.runtime.dispatched(call, "b", 0.0)
+    (issued,) = story.runtime.take_directives()
+    assert (issued.engine, issued.directive) == ("b", Prefetch(digest=first.digest or b"", peer="a"))
+    assert call.copy == issued.id
+    # What is on its way need not be computed.
+    assert story.runtime.engines["b"].queued < 1_000
+    story.runtime.answering(call, 1.0)
+    ((engine, release),) = story.issued(Release)
+    assert (engine, release.digest) == ("a", first.digest)
+    head = chain({"model": "m", "messages": [{"role": "system", "content": SYSTEM}]})[-1].digest
+    assert release.keep == head
+
+
+def test_where_copies_are_cheap_a_busy_engine_is_left() -> None:
+    def first(kv: EngineKv | None) -> str:
+        story = Story("a", "b", kv=kv)
+        story.start()
+        story.step("s1", [LONG], engine="a")
+        for number in range(3):
+            other = story.arrive("s1", ["y" * 100_000, str(number)], program=f"other-{number}")
+            story.runtime.dispatched(other, "a", 0.0)
+            story.runtime.answering(other, 0.0)
+        return story.arrive("s2", [LONG, "reply", "next"], parents=("s1",)).ranking[0]
+
+    assert first(None) == "a"
+    assert first(KV) == "b"
+
+
+def test_short_contexts_and_slow_networks_copy_nothing() -> None:
+    assert KV.rates is not None
+    slow = KV.model_copy(update={"rates": KV.rates.model_copy(update={"peer_s_per_token": 4e-5})})
+    for text, kv in (("short", KV), (LONG, slow)):
+        story = Story(kv=kv)
+        story.start()
+        story.step("s1", [text], engine="a")
+        call = story.arrive("s2", [text, "reply", "next"], parents=("s1",))
+        story.runtime.dispatched(call, "b", 0.0)
+        assert call.copy is None
+
+
+def test_a_copy_that_is_refused_is_no_longer_counted_on() -> None:
+    story = Story()
+    story.start()
+    story.step("s1", [LONG], engine="a")
+    call = story.arrive("s2", [LONG, "reply", "next"], parents=("s1",))
+    story.runtime.dispatched(call, "b", 0.0)
+    (issued,) = story.runtime.take_directives()
+    story.runtime.ended_early(call, "cancelled", 0.0)
+    story.runtime.directive_answered(issued.id, None, 0.0)
+    assert set(story.runtime.contexts("default").resident(call.digest)) == {"a"}

@@ -139,3 +139,14 @@ def test_rejected_hints_are_part_of_it() -> None:
     refused = story.runtime.observe("default", ProgramFinished(program="unknown", at=0), 0.0)
     assert isinstance(refused, Rejection)
     assert redecide(lines).first_difference is None
+
+
+def test_runs_that_follow_each_other_are_played_one_by_one() -> None:
+    result = redecide([*faulted_run(1), *faulted_run(2)])
+    assert result.first_difference is None
+
+
+def test_a_decision_that_is_missing_is_shown() -> None:
+    lines = faulted_run(1)
+    at = max(index for index, line in enumerate(lines) if json.loads(line)["is"] == "ranking")
+    assert redecide([*lines[:at], *lines[at + 1 :]]).first_difference is not None

@@ -21,7 +21,7 @@ from llmd_agents.hints import (
     encode_ack,
 )
 
-log = logging.getLogger("llmd_agents.router")
+log = logging.getLogger("llmd_agents.runtime")
 
 
 def read_hints(value: bytes | None) -> Decoded | None:

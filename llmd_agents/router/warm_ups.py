@@ -1,0 +1,160 @@
+"""Warm-up requests: a call under way sent to a further engine too, for its prompt alone.
+
+They bring a context to engines that can read it from no tier and no peer, whatever server they are. The
+engine sees the body of the call with one output token, unstreamed, at its lowest priority and without hints,
+so that it is no step of any program.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+from llmd_agents.hints import HINTS_HEADER, DirectiveOutcome
+from llmd_agents.runtime import Issued
+from llmd_agents.runtime.reading import is_plain_json_object
+
+from .bodies import splice
+from .config import EngineConfig
+from .delivery import Answered
+from .replies import usage_of
+from .upstream import EngineFailed, Outgoing, Sessions, ask
+
+log = logging.getLogger("llmd_agents.router")
+
+WARM_UP_HEADER = "x-llmd-warm-up"
+UNDER_WAY_MAX = 2
+"""Warm-ups that one engine computes at a time."""
+
+WAITING_MAX = 16
+
+LOWEST_PRIORITY = 2**31 - 1
+"""In the engines' order: a lower number runs earlier."""
+
+_IN_THE_WAY: Final = {"max_completion_tokens": None, "stream_options": None, "min_tokens": 0, "n": 1}
+"""What may not stand beside a single token that is not streamed, and what it becomes. It is overridden only
+where the body seems to have it, since not every engine knows all of it."""
+
+Prepare: TypeAlias = Callable[[EngineConfig], Outgoing]
+"""Makes the request of a call under way, as an engine would be sent it."""
+
+
+@dataclass(slots=True)
+class _Engine:
+    config: EngineConfig
+    takes_priority: bool = True
+    waiting: deque[Issued] = field(default_factory=deque)
+    under_way: set[asyncio.Task[DirectiveOutcome | None]] = field(default_factory=set)
+
+
+class WarmUps:
+    """Sends warm-up requests; each once, and only while the call that it copies is under way.
+
+    Args:
+        engines: all of them, by name.
+        sessions: for these requests alone.
+        answered: told of every directive that was put in, once.
+        timeout_s: how long an engine may take for one.
+    """
+
+    def __init__(
+        self, engines: Mapping[str, EngineConfig], sessions: Sessions, answered: Answered, *, timeout_s: float
+    ) -> None:
+        self._engines = {name: _Engine(config) for name, config in engines.items()}
+        self._sessions = sessions
+        self._answered = answered
+        self._timeout_s = timeout_s
+        self._calls: dict[int, Prepare] = {}
+
+    def hold(self, call_id: int, prepare: Prepare) -> None:
+        """Makes a call's request available until `let_go`."""
+        self._calls[call_id] = prepare
+
+    def let_go(self, call_id: int) -> None:
+        """Forgets a call that has ended; its warm-ups that have not begun are given up in their turn."""
+        self._calls.pop(call_id, None)
+
+    def put(self, issued: Issued) -> None:
+        """Sends a warm-up as soon as the engine has room for it; never waits."""
+        engine = self._engines[issued.engine]
+        if len(engine.waiting) >= WAITING_MAX:
+            self._answered(issued, None)
+            return
+        engine.waiting.append(issued)
+        self._start(engine)
+
+    def cancel(self) -> None:
+        """Gives up those that wait and those under way, which frees the engines at once."""
+        for engine in self._engines.values():
+            while engine.waiting:
+                self._answered(engine.waiting.popleft(), None)
+            for task in engine.under_way:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Cancels everything and waits until it has ended."""
+        self.cancel()
+        tasks = [task for engine in self._engines.values() for task in engine.under_way]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, engine: _Engine) -> None:
+        while engine.waiting and len(engine.under_way) < UNDER_WAY_MAX:
+            issued = engine.waiting.popleft()
+            prepare = self._calls.get(issued.call) if issued.call is not None else None
+            if prepare is None:
+                self._answered(issued, None)
+                continue
+            task = asyncio.create_task(self._send(engine, issued, prepare))
+            engine.under_way.add(task)
+            task.add_done_callback(partial(self._ended, engine, issued))
+
+    def _ended(self, engine: _Engine, issued: Issued, task: asyncio.Task[DirectiveOutcome | None]) -> None:
+        engine.under_way.discard(task)
+        outcome = None
+        if not task.cancelled():
+            if (error := task.exception()) is not None:
+                log.error("a warm-up failed; calls go on", exc_info=error)
+            else:
+                outcome = task.result()
+        self._answered(issued, outcome)
+        self._start(engine)
+
+    async def _send(self, engine: _Engine, issued: Issued, prepare: Prepare) -> DirectiveOutcome | None:
+        request = warm_up_of(prepare(engine.config), LOWEST_PRIORITY if engine.takes_priority else None)
+        if request is None:
+            reason = "the call's body is not a plain JSON object"
+            return DirectiveOutcome(action_id=issued.id, outcome="rejected", reason=reason)
+        try:
+            answer = await ask(self._sessions, engine.config.url, request, timeout_s=self._timeout_s)
+        except EngineFailed as failure:
+            log.debug("a warm-up on %s: %s", issued.engine, failure)
+            return None
+        try:
+            if answer.status >= 400:
+                # vLLM refuses a priority unless it schedules by it; the next warm-up goes without.
+                if b"priority" in answer.body.lower():
+                    engine.takes_priority = False
+                reason = f"status {answer.status}"
+                return DirectiveOutcome(action_id=issued.id, outcome="rejected", reason=reason)
+            usage = usage_of(answer.body) if answer.whole else None
+            tokens = usage.prompt_tokens if usage else None
+            return DirectiveOutcome(action_id=issued.id, outcome="applied", tokens=tokens)
+        finally:
+            answer.close()
+
+
+def warm_up_of(call: Outgoing, priority: int | None) -> Outgoing | None:
+    """Returns the request that computes a chat completion's prompt; None if its body cannot be added to."""
+    headers = [(name, value) for name, value in call.headers if name.lower() != HINTS_HEADER]
+    encoded = any(name.lower() == "content-encoding" for name, _ in headers)
+    if call.body is None or encoded or not is_plain_json_object(call.body):
+        return None
+    fields: dict[str, Any] = {"max_tokens": 1, "stream": False}
+    if priority is not None:
+        fields["priority"] = priority
+    fields |= {name: value for name, value in _IN_THE_WAY.items() if b'"%s"' % name.encode() in call.body}
+    headers.append((WARM_UP_HEADER, "1"))
+    return Outgoing(call.method, call.path, tuple(headers), splice(call.body, fields))
