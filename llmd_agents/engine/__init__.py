@@ -7,8 +7,10 @@ application around it. How tokens are counted is stated in `tokenizer`, what a s
 from .blocks import cache_root
 from .clock import ModelClock
 from .core import EngineCore, RequestTooLarge, StepOutput, Totals
-from .dispatch import DispatchOrder, first_come_first_served
+from .dispatch import CachedFirst, DispatchOrder, first_come_first_served
 from .eviction import Block, EvictionOrder, LeastRecentlyUsed
+from .export import Export, PeerRead
+from .loop import EngineLoop, Reply
 from .profile import EngineProfile, ProfileError, load_profile, profile_names
 from .records import (
     Aborted,
@@ -17,6 +19,8 @@ from .records import (
     Evicted,
     Finished,
     Listener,
+    Loaded,
+    Loading,
     Preempted,
     Queued,
     Record,
@@ -24,6 +28,7 @@ from .records import (
 )
 from .reply_text import ReplyText
 from .request import EngineRequest, Progress, RequestStats
+from .retention import ByNextUse
 from .server import EngineServer
 from .tokenizer import Prompt, UnrenderablePrompt, render
 
@@ -31,24 +36,32 @@ __all__ = [
     "Aborted",
     "Admitted",
     "Block",
+    "ByNextUse",
     "CacheReset",
+    "CachedFirst",
     "DispatchOrder",
     "EngineCore",
+    "EngineLoop",
     "EngineProfile",
     "EngineRequest",
     "EngineServer",
     "Evicted",
     "EvictionOrder",
+    "Export",
     "Finished",
     "LeastRecentlyUsed",
     "Listener",
+    "Loaded",
+    "Loading",
     "ModelClock",
+    "PeerRead",
     "Preempted",
     "ProfileError",
     "Progress",
     "Prompt",
     "Queued",
     "Record",
+    "Reply",
     "ReplyText",
     "RequestStats",
     "RequestTooLarge",

@@ -58,12 +58,23 @@ class BlockPool:
         self._order = order
         self._on_evicted = on_evicted
         self._empty = list(self.blocks[:0:-1])  # a stack: the next block to hand out is the last
+        self._wanted: dict[bytes, int] = {}
+        self._protected: dict[int, Block] = {}  # a stack as well
         self._cached: dict[bytes, Block] = {}
         self._duplicates: dict[bytes, dict[int, Block]] = {}
 
     @property
     def free(self) -> int:
-        return len(self._empty) + len(self._order)
+        return len(self._empty) + len(self._order) + len(self._protected)
+
+    @property
+    def empty(self) -> int:
+        return len(self._empty)
+
+    @property
+    def protected(self) -> int:
+        """Free blocks that are given up last of all."""
+        return len(self._protected)
 
     @property
     def usage(self) -> float:
@@ -84,16 +95,57 @@ class BlockPool:
     def is_cached(self, block_hash: bytes) -> bool:
         return block_hash in self._cached
 
+    def in_use(self, block_hash: bytes) -> bool:
+        """Returns whether a request holds a block with these tokens."""
+        block = self._cached.get(block_hash)
+        if block is None or block.users:
+            return block is not None
+        return any(other.users for other in self._duplicates.get(block_hash, {}).values())
+
+    def free_copies(self, block_hash: bytes) -> list[Block]:
+        """Returns the free blocks with these tokens; none if one with them is in use or protected."""
+        if block_hash in self._wanted or self.in_use(block_hash) or block_hash not in self._cached:
+            return []
+        return [*self._duplicates.get(block_hash, {}).values(), self._cached[block_hash]]
+
     def touch(self, blocks: Iterable[Block]) -> None:
         """Adds a user to each of these cached blocks."""
-        discard = self._order.discard
+        discard = self._discard if self._protected else self._order.discard
         for block in blocks:
             if block.users == 0:
                 discard(block)
             block.users += 1
 
-    def allocate(self, count: int) -> list[Block]:
+    def protect(self, hashes: Iterable[bytes]) -> None:
+        """Lets the blocks with these tokens be given up after all others, until `unprotect`.
+
+        Args:
+            hashes: in the order of a request's tokens; among the protected the last is given up first.
+        """
+        wanted = self._wanted
+        for block_hash in hashes:
+            count = wanted.get(block_hash, 0)
+            wanted[block_hash] = count + 1
+            if not count and (block := self._cached.get(block_hash)) is not None and not block.users:
+                self._order.discard(block)
+                self._protected[block.id] = block
+
+    def unprotect(self, hashes: Sequence[bytes]) -> None:
+        """Takes back one `protect` of the same hashes; the blocks count as just freed."""
+        wanted = self._wanted
+        for block_hash in reversed(hashes):
+            count = wanted.pop(block_hash)
+            if count > 1:
+                wanted[block_hash] = count - 1
+            elif (block := self._cached.get(block_hash)) is not None and block.id in self._protected:
+                del self._protected[block.id]
+                self._order.add(block)
+
+    def allocate(self, count: int, now: float) -> list[Block]:
         """Hands out blocks, giving up cached ones once the empty ones run out.
+
+        Args:
+            now: modelled time, in seconds.
 
         Raises:
             ValueError: if fewer than `count` blocks are free.
@@ -106,11 +158,18 @@ class BlockPool:
             if empty:
                 block = empty.pop()
             else:
-                block = self._order.pop()
+                block = self._order.pop(now) if len(self._order) else self._protected.popitem()[1]
                 self._forget(block)
             block.users = 1
             allocated.append(block)
         return allocated
+
+    def give_up(self, block: Block) -> None:
+        """Forgets what a free cached block holds."""
+        self._discard(block)
+        self._forget(block)
+        self._empty.append(block)
+        self.changes += 1
 
     def register(self, block: Block, block_hash: bytes) -> None:
         """Makes a block that has become full findable."""
@@ -127,18 +186,26 @@ class BlockPool:
         Its tail is given up first: without what precedes it, it could not be hit.
         """
         self.changes += 1
-        add = self._order.add
+        add, wanted = self._order.add, self._wanted
+        protected: list[Block] = []
         for block in reversed(blocks):
             block.users -= 1
             if block.users == 0 and block.hash is not None:
-                add(block)
+                if wanted and block.hash in wanted and self._cached[block.hash] is block:
+                    protected.append(block)
+                else:
+                    add(block)
+        for block in reversed(protected):
+            self._protected[block.id] = block
         self._empty += [block for block in blocks if block.hash is None and block.users == 0]
 
-    def reset(self) -> bool:
+    def reset(self, now: float) -> bool:
         """Forgets everything that is cached; does nothing and returns False while requests hold blocks."""
         if self.free != self.usable:
             return False
-        cached = [self._order.pop() for _ in range(len(self._order))]
+        cached = [self._order.pop(now) for _ in range(len(self._order))]
+        cached += self._protected.values()
+        self._protected.clear()
         for block in cached:
             block.hash = None
         self._empty[:0] = reversed(cached)  # the order in which vLLM would take them
@@ -146,6 +213,10 @@ class BlockPool:
         self._duplicates.clear()
         self.changes += 1
         return True
+
+    def _discard(self, block: Block) -> None:
+        if self._protected.pop(block.id, None) is None:
+            self._order.discard(block)
 
     def _forget(self, block: Block) -> None:
         block_hash = block.hash

@@ -3,6 +3,9 @@
     wall     ──idle──┬──── Python computes a step ────┬── wait ──┬──idle──
     modelled ──idle──┴── the step's modelled duration ───────────┴──idle──
 
+An idle engine that waits for a transfer counts as busy until the transfer's end or a request's arrival, so
+that it goes on at exactly that modelled time.
+
 What Python spends on a step is taken from the wait, and never enters modelled durations: if Python needs
 longer than the step should take, the wall falls behind and modelled time resumes from where the work ended.
 """
@@ -44,6 +47,15 @@ class ModelClock:
         """Notes a step of modelled duration `duration_s` that starts where the one before ended."""
         self._step_start = self._step_end
         self._step_end += duration_s
+
+    def wait_until(self, end_s: float) -> None:
+        """Lets the engine wait, busy with nothing, from where it is to a modelled time."""
+        self._step_start = self._step_end
+        self._step_end = max(self._step_end, end_s)
+
+    def cut(self, wall: float) -> None:
+        """Ends a wait early, where modelled time has got to."""
+        self._step_end = self.now(wall)
 
     def owed(self, wall: float) -> float:
         """Returns how many seconds of wall time must pass until the step ends; 0 if it should have by now."""

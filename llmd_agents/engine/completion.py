@@ -1,18 +1,20 @@
 """Reads and checks a chat-completions request."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import orjson
 
-from llmd_agents.hints import UnreadableContext, chain, residency_scope
+from llmd_agents.hints import Link, UnreadableContext, chain, residency_scope
 
 from .blocks import cache_root
 from .profile import EngineProfile
 from .reply_text import ReplyText
-from .tokenizer import Prompt, UnrenderablePrompt, render
+from .said import Said, ToolCall, say
+from .script import Script, reply_to
+from .tokenizer import BYTES_PER_TOKEN, Prompt, UnrenderablePrompt, render
 
 CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
 
@@ -38,7 +40,9 @@ class Completion:
         model: as the response names it.
         prompt: rendered by the engine's tokenizer.
         output: the whole reply, four bytes per token.
-        finish_reason: why the reply ends there: `stop` or `length`.
+        calls: the calls of tools that the reply consists of, if any.
+        said_tokens: length of the reply if `max_tokens` had not cut it short.
+        finish_reason: why the reply ends there: `stop`, `tool_calls` or `length`.
         root: for the core (`EngineRequest.root`).
         boundaries: for the core (`EngineRequest.boundaries`).
         scope: for the core (`EngineRequest.scope`).
@@ -53,20 +57,39 @@ class Completion:
     scope: str | None
     stream: bool
     include_usage: bool
+    calls: tuple[ToolCall, ...] = ()
+    said_tokens: int = 0
 
 
-def read_completion(data: bytes, profile: EngineProfile, model_names: tuple[str, ...]) -> Completion:
+def read_completion(
+    data: bytes, profile: EngineProfile, model_names: tuple[str, ...], script: Script | None = None
+) -> Completion:
     """Reads a request body.
 
     Args:
         data: the body.
         profile: whose limits apply.
         model_names: the models that are served; any if empty.
+        script: what the reply is taken from.
 
     Raises:
         RefusedRequest: if the engine cannot serve it.
     """
-    body = _parse(data)
+    return check_completion(_parse(data), profile, model_names, script)
+
+
+def check_completion(
+    body: Mapping[str, Any],
+    profile: EngineProfile,
+    model_names: tuple[str, ...] = (),
+    script: Script | None = None,
+    links: Sequence[Link] | None = None,
+) -> Completion:
+    """As `read_completion`, for a body that has been parsed; `links` is its chain, if it is known already.
+
+    Raises:
+        RefusedRequest: if the engine cannot serve it.
+    """
     model = _model(body, model_names)
     _check_messages(body)
     if body.get("n") not in (None, 1):
@@ -75,7 +98,7 @@ def read_completion(data: bytes, profile: EngineProfile, model_names: tuple[str,
     if salt is not None and (not isinstance(salt, str) or not salt):
         raise RefusedRequest("cache_salt must be a non-empty string", param="cache_salt")
     try:
-        links = chain(body)
+        links = chain(body) if links is None else links
         prompt = render(body)
     except UnreadableContext as error:
         param = "tools" if str(error).startswith("tools") else "messages"
@@ -84,20 +107,39 @@ def read_completion(data: bytes, profile: EngineProfile, model_names: tuple[str,
         raise RefusedRequest(str(error), param=error.param) from error
     except RecursionError as error:
         raise RefusedRequest("a message is nested too deeply", param="messages") from error
-    reply = ReplyText.to(prompt.tokens)
-    length, finish_reason = _length(body, len(prompt), reply.natural_length, profile)
+    said, length, finish_reason = _reply(body, prompt, script, profile)
     options = body.get("stream_options")
     return Completion(
         model=model,
         prompt=prompt,
-        output=reply.tokens(length),
+        output=said.tokens[: length * BYTES_PER_TOKEN],
         finish_reason=finish_reason,
         root=cache_root(model, salt),
         boundaries=tuple((link.digest, end) for link, end in zip(links, prompt.ends, strict=True)),
         scope=residency_scope(salt),
         stream=_flag(body, "stream"),
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
+        calls=said.calls,
+        said_tokens=len(said),
     )
+
+
+def _reply(
+    body: Mapping[str, Any], prompt: Prompt, script: Script | None, profile: EngineProfile
+) -> tuple[Said, int, str]:
+    """Returns the reply, how many tokens of it are given, and why it ends there."""
+    words = ReplyText.to(prompt.tokens)
+    scripted = reply_to(script, body) if script else None
+    tools = bool(body.get("tools")) and body.get("tool_choice") != "none"
+    natural = words.natural_length
+    said = None
+    if scripted is not None:
+        said = say(words, scripted, scripted.tokens or natural, tools=tools)
+        natural = len(said)
+    length, finish_reason = _length(body, len(prompt), natural, profile)
+    if said is None or length > natural:  # `ignore_eos` may ask for more than there is to say
+        said = say(words, scripted, length, tools=tools)
+    return said, length, "tool_calls" if finish_reason == "stop" and said.calls else finish_reason
 
 
 def _parse(data: bytes) -> Mapping[str, Any]:

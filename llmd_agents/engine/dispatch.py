@@ -1,6 +1,7 @@
 """Which waiting request is admitted next: a value passed to the engine."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from .request import Progress
@@ -9,7 +10,8 @@ from .request import Progress
 class DispatchOrder(Protocol):
     """Picks the next request to admit; if it does not fit the cache, none is admitted in this step.
 
-    Preempted requests are not offered: they go first, the latest preempted at the head, as in vLLM.
+    Requests that wait for a transfer are not offered until it has ended. Preempted requests are not offered:
+    they go first, the latest preempted at the head, as in vLLM.
     """
 
     def __call__(
@@ -20,7 +22,7 @@ class DispatchOrder(Protocol):
         Args:
             waiting: at least one request, in order of arrival.
             now: modelled time, in seconds.
-            cached_tokens: how much of a request's prompt is cached now, in tokens.
+            cached_tokens: how much of a request's prompt is cached now, in whatever tier, in tokens.
         """
         ...
 
@@ -29,3 +31,33 @@ def first_come_first_served(
     waiting: Sequence[Progress], now: float, cached_tokens: Callable[[Progress], int]
 ) -> int:
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFirst:
+    """Admits the request with the fewest prompt tokens to compute, ties by arrival.
+
+    Who has waited longer than `aging_s` goes before all others, the oldest first: once the bound has passed,
+    nobody who arrived later is admitted before, unless that request itself waits for a transfer.
+
+    Attributes:
+        aging_s: modelled seconds.
+    """
+
+    aging_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not self.aging_s >= 0:
+            raise ValueError(f"aging_s must be 0 or more, not {self.aging_s}")
+
+    def __call__(
+        self, waiting: Sequence[Progress], now: float, cached_tokens: Callable[[Progress], int]
+    ) -> int:
+        if now - waiting[0].arrival_s > self.aging_s:
+            return 0
+        best, least = 0, None
+        for index, progress in enumerate(waiting):
+            uncached = progress.prompt_tokens - cached_tokens(progress)
+            if least is None or uncached < least:
+                best, least = index, uncached
+        return best

@@ -32,8 +32,12 @@ class EvictionOrder(Protocol):
 
     def discard(self, block: Block) -> None: ...
 
-    def pop(self) -> Block:
-        """Removes and returns the block to give up; called only while at least one is held."""
+    def pop(self, now: float) -> Block:
+        """Removes and returns the block to give up; called only while at least one is held.
+
+        Args:
+            now: modelled time, in seconds.
+        """
         ...
 
     def __len__(self) -> int: ...
@@ -51,7 +55,7 @@ class LeastRecentlyUsed:
     def discard(self, block: Block) -> None:
         del self._blocks[block.id]
 
-    def pop(self) -> Block:
+    def pop(self, now: float) -> Block:
         return self._blocks.popitem(last=False)[1]
 
     def __len__(self) -> int:

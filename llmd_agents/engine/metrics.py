@@ -1,6 +1,6 @@
 """The engine's metrics under vLLM's names; all times are modelled."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -29,9 +29,10 @@ _REQUEST_BUCKETS: Final = (
 class _CoreCollector(Collector):
     """Reads the core's own counters when they are asked for, which costs its steps nothing."""
 
-    def __init__(self, core: EngineCore, model_name: str) -> None:
+    def __init__(self, core: EngineCore, model_name: str, now: Callable[[], float]) -> None:
         self._core = core
         self._model_name = model_name
+        self._now = now
 
     def collect(self) -> Iterator[Metric]:
         core, totals = self._core, self._core.totals
@@ -48,8 +49,42 @@ class _CoreCollector(Collector):
             "Prompt tokens found cached, by where.",
             labels=("model_name", "source"),
         )
-        by_source.add_metric((self._model_name, "device"), totals.prefix_cache_hits)
+        for source, tokens in totals.cached_by_source.items():
+            by_source.add_metric((self._model_name, source), tokens)
         yield by_source
+        yield from self._agent_metrics()
+
+    def _agent_metrics(self) -> Iterator[Metric]:
+        """Yields what vLLM has no name for."""
+        core, name = self._core, self._model_name
+        kv = core.kv("metrics", self._now())
+        used = GaugeMetricFamily(
+            "llmd_engine_tier_tokens", "Tokens that a tier holds.", labels=("model_name", "tier")
+        )
+        for tier, tokens in kv.used.items():
+            used.add_metric((name, tier), tokens)
+        yield used
+        retained = GaugeMetricFamily(
+            "llmd_engine_retained_tokens", "Tokens under an estimate.", labels=("model_name",)
+        )
+        retained.add_metric((name,), sum(kv.retained.values()))
+        yield retained
+        outcomes = CounterMetricFamily(
+            "llmd_engine_directives",
+            "Directives, by what became of them.",
+            labels=("model_name", "type", "outcome"),
+        )
+        for (type_, outcome), count in core.directive_outcomes.items():
+            outcomes.add_metric((name, type_, outcome), count)
+        yield outcomes
+        read = CounterMetricFamily(
+            "llmd_engine_transferred_bytes",
+            "Bytes read from lower tiers and peers.",
+            labels=("model_name", "source"),
+        )
+        for source, size in core.transferred_bytes.items():
+            read.add_metric((name, source), size)
+        yield read
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"vllm:{name}", text, labels=("model_name",))
@@ -69,9 +104,9 @@ class EngineMetrics:
     request once, with the mean over its tokens after the first.
     """
 
-    def __init__(self, core: EngineCore, model_name: str) -> None:
+    def __init__(self, core: EngineCore, model_name: str, now: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_CoreCollector(core, model_name))
+        self._registry.register(_CoreCollector(core, model_name, now))
         self._ended = Counter(
             "vllm:request_success",
             "Requests ended, by reason.",

@@ -1,5 +1,6 @@
 """The bodies of responses, in OpenAI's shape; every one says that no model ran."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import orjson
@@ -8,6 +9,8 @@ from llmd_agents.serving import server_sent
 
 from .completion import Completion
 from .request import RequestStats
+from .said import ToolCall
+from .tokenizer import BYTES_PER_TOKEN
 
 FINGERPRINT: Final = "llmd-agents-embedded-engine"
 ENGINE_HEADER: Final = (b"x-llmd-engine", b"embedded; runs no model")
@@ -48,7 +51,7 @@ def whole(request_id: str, created: int, completion: Completion, stats: RequestS
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": completion.output.decode()},
+                "message": _message(completion),
                 "logprobs": None,
                 "finish_reason": completion.finish_reason,
             }
@@ -56,6 +59,30 @@ def whole(request_id: str, created: int, completion: Completion, stats: RequestS
         "usage": usage(stats),
         "llmd": timing(stats),
     }
+
+
+def _message(completion: Completion) -> dict[str, Any]:
+    if not completion.calls:
+        return {"role": "assistant", "content": completion.output.decode()}
+    shown = len(completion.output) // BYTES_PER_TOKEN
+    calls = [
+        {**call.as_json(), "function": {"name": call.name, "arguments": call.arguments[start:end]}}
+        for _, call, start, end in _calls_between(completion, 0, shown)
+    ]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def _calls_between(completion: Completion, sent: int, ready: int) -> Iterator[tuple[int, ToolCall, int, int]]:
+    """Yields the calls that the tokens from `sent` to `ready` tell of: (index, call, and which characters of
+    its arguments). The arguments of all calls are spread over the reply's tokens."""
+    total = sum(len(call.arguments) for call in completion.calls)
+    first, last = (total * token // completion.said_tokens for token in (sent, ready))
+    start = 0
+    for index, call in enumerate(completion.calls):
+        end = start + len(call.arguments)
+        if first < end and start < last:
+            yield index, call, max(first - start, 0), min(last, end) - start
+        start = end
 
 
 class Chunks:
@@ -74,10 +101,21 @@ class Chunks:
             self._base["usage"] = None
 
     def role(self) -> bytes:
-        return self._choice({"role": "assistant", "content": ""}, None)
+        content = None if self._completion.calls else ""
+        return self._choice({"role": "assistant", "content": content}, None)
 
-    def content(self, text: str) -> bytes:
-        return self._choice({"content": text}, None)
+    def part(self, sent: int, ready: int) -> bytes:
+        """Returns the chunk that tells of the reply's tokens from `sent` (inclusive) to `ready` (exclusive);
+        nothing where these show no part of a tool call yet."""
+        completion = self._completion
+        if not completion.calls:
+            text = completion.output[sent * BYTES_PER_TOKEN : ready * BYTES_PER_TOKEN].decode()
+            return self._choice({"content": text}, None)
+        deltas = [
+            _call_delta(index, call, start, end)
+            for index, call, start, end in _calls_between(completion, sent, ready)
+        ]
+        return self._choice({"tool_calls": deltas}, None) if deltas else b""
 
     def end(self, stats: RequestStats) -> bytes:
         """Returns the finish chunk, the usage chunk if it was asked for, and the end mark."""
@@ -87,9 +125,16 @@ class Chunks:
             return finish + DONE
         return finish + event({**self._base, "choices": [], "usage": usage(stats)}) + DONE
 
-    def _choice(self, delta: dict[str, str], reason: str | None, **members: Any) -> bytes:
+    def _choice(self, delta: dict[str, Any], reason: str | None, **members: Any) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         return event({**self._base, "choices": [choice], **members})
+
+
+def _call_delta(index: int, call: ToolCall, start: int, end: int) -> dict[str, Any]:
+    arguments = {"arguments": call.arguments[start:end]}
+    if start:
+        return {"index": index, "function": arguments}
+    return {"index": index, "id": call.id, "type": "function", "function": {"name": call.name, **arguments}}
 
 
 def models(names: tuple[str, ...], max_model_len: int) -> dict[str, Any]:

@@ -7,7 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
+from llmd_agents.hints import EngineRates
+
 DEFAULT_PROFILE: Final = "h100-8b"
+
+_LEAST: Final = {"num_blocks": 2, "host_blocks": 0, "storage_blocks": 0}
+"""Smallest values of whole numbers that need not just be positive."""
 
 
 class ProfileError(ValueError):
@@ -42,6 +47,17 @@ class EngineProfile:
     prefill_s_per_token_context: float
     decode_s_per_seq: float
     decode_s_per_context_token: float
+    kv_bytes_per_token: int = 131_072
+    host_blocks: int = 0
+    """Blocks of the host tier; 0 for none."""
+    host_bytes_per_s: float = 25e9
+    storage_blocks: int = 0
+    """Blocks of the storage tier; 0 for none."""
+    storage_bytes_per_s: float = 5e9
+    peer_bytes_per_s: float = 0.0
+    """Of what is read from other engines; 0 if it cannot."""
+    transfer_latency_s: float = 2e-3
+    """Of each transfer from a lower tier or a peer, before its first byte."""
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -50,11 +66,12 @@ class EngineProfile:
                 allowed = "a non-empty string"
                 valid = isinstance(value, str) and bool(value)
             elif item.type is int:
-                least = 2 if item.name == "num_blocks" else 1
+                least = _LEAST.get(item.name, 1)
                 allowed = f"an integer of at least {least}"
                 valid = isinstance(value, int) and not isinstance(value, bool) and value >= least
             else:
-                allowed = "a number of seconds, 0 or more"
+                unit = "bytes per second" if item.name.endswith("_bytes_per_s") else "seconds"
+                allowed = f"a number of {unit}, 0 or more"
                 number = isinstance(value, int | float) and not isinstance(value, bool)
                 valid = number and 0 <= value < float("inf")
             if not valid:
@@ -62,11 +79,32 @@ class EngineProfile:
         if self.step_overhead_s == 0:
             # Modelled time must advance with every step.
             raise ProfileError("step_overhead_s must be more than 0")
+        for tier in ("host", "storage"):
+            if getattr(self, f"{tier}_blocks") and not getattr(self, f"{tier}_bytes_per_s"):
+                raise ProfileError(f"{tier}_bytes_per_s must be more than 0 where there are {tier}_blocks")
 
     @property
     def cache_tokens(self) -> int:
         """Tokens that the cache can hold."""
         return (self.num_blocks - 1) * self.block_size
+
+    @property
+    def block_bytes(self) -> int:
+        return self.block_size * self.kv_bytes_per_token
+
+    @property
+    def rates(self) -> EngineRates:
+        """What the engine's work costs, for those who choose between engines."""
+        size = self.kv_bytes_per_token
+        return EngineRates(
+            prefill_s_per_token=self.prefill_s_per_token,
+            step_s=self.step_overhead_s,
+            decode_s_per_seq=self.decode_s_per_seq,
+            decode_s_per_context_token=self.decode_s_per_context_token,
+            host_s_per_token=size / self.host_bytes_per_s if self.host_blocks else None,
+            storage_s_per_token=size / self.storage_bytes_per_s if self.storage_blocks else None,
+            peer_s_per_token=size / self.peer_bytes_per_s if self.peer_bytes_per_s else None,
+        )
 
     def prefill_s(self, start: int, end: int) -> float:
         """Seconds for tokens start (inclusive) to end (exclusive) of a prompt, the step's overhead aside."""
@@ -110,11 +148,13 @@ def load_profile(name_or_path: str | Path = DEFAULT_PROFILE) -> EngineProfile:
 
 
 def _read(members: dict[str, Any]) -> EngineProfile:
-    allowed = [item.name for item in dataclasses.fields(EngineProfile)]
+    fields = dataclasses.fields(EngineProfile)
+    allowed = [item.name for item in fields]
+    needed = [item.name for item in fields if item.default is dataclasses.MISSING]
     for key in members:
         if key not in allowed:
             raise ProfileError(f"unknown key {key!r}; allowed are {', '.join(allowed)}")
-    for key in allowed:
+    for key in needed:
         if key not in members:
-            raise ProfileError(f"key {key!r} is missing; needed are {', '.join(allowed)}")
+            raise ProfileError(f"key {key!r} is missing; needed are {', '.join(needed)}")
     return EngineProfile(**members)

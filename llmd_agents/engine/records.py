@@ -9,6 +9,10 @@ Together with the requests themselves (`Queued`) the records suffice to repeat e
 `Admitted` uses the cached blocks of the prefix; the `Scheduled` after it takes blocks up to its `end`, and
 the `Evicted` records between name what had to go for them, in order. At `Scheduled` the full blocks up to
 `end` become cached. `Finished`, `Aborted` and `Preempted` give all blocks of the request back, tail first.
+
+That holds for an engine that nobody directs and that has no lower tiers. With these, `Loading` takes blocks
+(its `Evicted` records come before it) and pins the cached blocks that the request would hit, and `Loaded`
+gives them all back.
 """
 
 from collections.abc import Callable
@@ -70,5 +74,28 @@ class CacheReset:
     """Everything cached was forgotten; no request held a block."""
 
 
-Record: TypeAlias = Queued | Admitted | Scheduled | Evicted | Preempted | Finished | Aborted | CacheReset
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Blocks begin to be read from a lower tier or a peer, until `ends_s` in modelled time.
+
+    `request_id` names the request that waits for them; None if they come ahead of any.
+    """
+
+    source: str
+    hashes: tuple[bytes, ...]
+    ends_s: float
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What `Loading` announced is cached on the device."""
+
+    source: str
+    hashes: tuple[bytes, ...]
+
+
+Record: TypeAlias = (
+    Queued | Admitted | Scheduled | Evicted | Preempted | Finished | Aborted | CacheReset | Loading | Loaded
+)
 Listener: TypeAlias = Callable[[Record], None]

@@ -1,9 +1,13 @@
 """A request as the core sees it: what was asked, how far it has come, and what became of it."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .eviction import Block
 from .tokenizer import BYTES_PER_TOKEN
+
+if TYPE_CHECKING:
+    from .contexts import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,12 @@ class Progress:
         registered: blocks, from the start, that can be found in the cache.
         boundary: index of the first of the request's boundaries that `registered` blocks do not cover.
         cached_tokens: hit at the first admission; None before it.
+        names: those of its boundaries that `registered` blocks cover and that have a full block.
+        hits: blocks, from the start, that were found without need to compute them when last looked for.
+        protected: blocks, from the start, that are protected while it waits.
+        awaits: transfers that it waits for.
+        loaded: tokens that it has waited for, by the source that they were loaded from.
+        internal: nobody asked for it and nobody hears of it.
     """
 
     request: EngineRequest
@@ -61,9 +71,15 @@ class Progress:
     first_scheduled_s: float = 0.0
     first_token_s: float = 0.0
     preemptions: int = 0
+    names: "list[Name]" = field(default_factory=list, repr=False)
+    hits: int = 0
+    protected: int = 0
+    awaits: int = 0
+    loaded: dict[str, int] = field(default_factory=dict)
+    internal: bool = False
 
     @classmethod
-    def start(cls, request: EngineRequest, now: float) -> "Progress":
+    def start(cls, request: EngineRequest, now: float, *, internal: bool = False) -> "Progress":
         prompt_tokens = len(request.prompt) // BYTES_PER_TOKEN
         return cls(
             request=request,
@@ -72,6 +88,7 @@ class Progress:
             prompt_tokens=prompt_tokens,
             known=prompt_tokens,
             total=prompt_tokens + len(request.output) // BYTES_PER_TOKEN,
+            internal=internal,
         )
 
 
@@ -79,7 +96,8 @@ class Progress:
 class RequestStats:
     """What became of a finished request; times are modelled seconds.
 
-    `cached_tokens` counts the prompt tokens that were hit when the request was first admitted.
+    `cached_tokens` counts the prompt tokens that were hit when the request was first admitted, those that it
+    had waited for to be loaded included.
     """
 
     request_id: str

@@ -12,23 +12,35 @@ from .dispatch import DispatchOrder
 from .profile import EngineProfile
 from .records import Admitted, Listener, Preempted, Scheduled
 from .request import Progress
+from .transfers import Transfers
 
 Chunk: TypeAlias = tuple[Progress, int, int]
 """A request, and the range of its tokens (start inclusive, end exclusive) to compute."""
 
 
 class Scheduler:
-    """Holds the queues of waiting and running requests."""
+    """Holds the queues of waiting and running requests.
+
+    Attributes:
+        behind: internal requests, admitted only while no other waits.
+    """
 
     def __init__(
-        self, profile: EngineProfile, cache: PrefixCache, dispatch: DispatchOrder, listener: Listener | None
+        self,
+        profile: EngineProfile,
+        cache: PrefixCache,
+        transfers: Transfers,
+        dispatch: DispatchOrder,
+        listener: Listener | None,
     ) -> None:
         self.running: list[Progress] = []
         self.waiting: deque[Progress] = deque()
         self.preempted: deque[Progress] = deque()
+        self.behind: deque[Progress] = deque()
         self.preemptions = 0
         self._profile = profile
         self._cache = cache
+        self._transfers = transfers
         self._dispatch = dispatch
         self._listener = listener
         self._refused: tuple[Progress, int] | None = None
@@ -42,13 +54,13 @@ class Scheduler:
         chunks: list[Chunk] = []
         before = self.preemptions
         budget = self._schedule_running(chunks)
-        if self.preemptions == before and (self.preempted or self.waiting):
+        if self.preemptions == before and (self.preempted or self.waiting or self.behind):
             self._admit(chunks, budget, now)
         return chunks
 
     def remove(self, progress: Progress) -> None:
         """Takes a request out of whichever queue it is in."""
-        for queue in (self.running, self.waiting, self.preempted):
+        for queue in (self.running, self.waiting, self.preempted, self.behind):
             if progress in queue:
                 queue.remove(progress)
         if self._refused is not None and self._refused[0] is progress:
@@ -78,19 +90,16 @@ class Scheduler:
         self._cache.release(progress)
         progress.preemptions += 1
         self.preemptions += 1
-        self.preempted.appendleft(progress)
+        (self.behind if progress.internal else self.preempted).appendleft(progress)
         if self._listener is not None:
             self._listener(Preempted(progress.request.id))
 
     def _admit(self, chunks: list[Chunk], budget: int, now: float) -> None:
         cache, running, listener = self._cache, self.running, self._listener
         while budget > 0 and len(running) < self._profile.max_num_seqs:
-            queue = self.preempted or self.waiting
-            if not queue:
+            queue, index = self._next(now)
+            if queue is None:
                 return
-            index = 0
-            if queue is self.waiting:
-                index = self._dispatch(queue, now, cache.cached_tokens)
             progress = queue[index]
             if self._refused == (progress, cache.pool.changes):
                 return  # nothing has happened since that could make room
@@ -98,6 +107,8 @@ class Scheduler:
             if not cache.fits(progress, hits):
                 self._refused = (progress, cache.pool.changes)
                 return
+            if queue is self.waiting and self._transfers.fetch_for(progress, hits, now):
+                continue
             del queue[index]
             cache.adopt(progress, hits)
             start = progress.computed
@@ -114,3 +125,17 @@ class Scheduler:
             running.append(progress)
             chunks.append((progress, start, end))
             budget -= end - start
+
+    def _next(self, now: float) -> tuple[deque[Progress] | None, int]:
+        """Returns who is to be admitted next, as a queue and an index into it."""
+        if self.preempted:
+            return self.preempted, 0
+        waiting, cached_tokens = self.waiting, self._cache.cached_tokens
+        if not waiting:
+            return (self.behind or None), 0
+        if not len(self._transfers):
+            return waiting, self._dispatch(waiting, now, cached_tokens)
+        offered = [index for index, progress in enumerate(waiting) if not progress.awaits]
+        if not offered:
+            return None, 0
+        return waiting, offered[self._dispatch([waiting[index] for index in offered], now, cached_tokens)]

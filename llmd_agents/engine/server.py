@@ -5,35 +5,46 @@ times are modelled, and every response says so.
     GET  /v1/models  /health  /metrics
     POST /reset_prefix_cache      409 while requests hold blocks
     GET  /v1/agent/kv/events      residency, as server-sent events
+    GET  /v1/agent/kv             what the cache can hold and what work costs
+    POST /v1/agent/kv             directives
+    POST /v1/agent/kv/export      what a peer can copy of a context; 404 if nothing
 """
 
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from llmd_agents import serving
-from llmd_agents.hints import RESIDENCY_PATH
+from llmd_agents.hints import KV_EXPORT_PATH, KV_PATH, RESIDENCY_PATH, UnreadableHints, decode_directives
+from llmd_agents.hints.errors import first_problem
+from llmd_agents.hints.limits import DIRECTIVES_BODY_MAX_BYTES
 from llmd_agents.serving import Receive, Scope, Send
 
 from . import openai_api
 from .completion import Completion, RefusedRequest, read_completion
-from .core import EngineCore, StepOutput
+from .core import DEFAULT_RETENTION_BUDGET, EngineCore, StepOutput
 from .dispatch import DispatchOrder, first_come_first_served
 from .eviction import EvictionOrder
+from .export import ExportRequest
 from .feed import ResidencyFeed
+from .kv_api import Peers, carry_out
 from .loop import EngineLoop, Reply
 from .metrics import CONTENT_TYPE, EngineMetrics
 from .openai_api import ENGINE_HEADER, FINGERPRINT, Chunks
 from .profile import EngineProfile
 from .records import Listener
 from .request import EngineRequest, RequestStats
-from .tokenizer import BYTES_PER_TOKEN
+from .script import SCRIPT_HEADER, Script, packaged_scripts
 
 BODY_MAX_BYTES: Final = 64 << 20
 
-Handler = Callable[[Receive, Send], Awaitable[None]]
+_SCRIPT_HEADER: Final = SCRIPT_HEADER.encode()
+
+Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class EngineServer:
@@ -45,8 +56,11 @@ class EngineServer:
         time_scale: modelled seconds per second of wall time.
         eviction: see `EngineCore`.
         dispatch: see `EngineCore`.
+        protect_waiting: see `EngineCore`.
+        retention_budget: see `EngineCore`.
         listener: see `EngineCore`; called in the server's event loop.
         epoch: names this run of the engine in its residency events; random by default.
+        scripts: what requests may ask for beside the packaged scripts.
     """
 
     def __init__(
@@ -55,20 +69,32 @@ class EngineServer:
         *,
         model_names: Sequence[str] = (),
         time_scale: float = 1.0,
-        eviction: EvictionOrder | None = None,
+        eviction: EvictionOrder | str = "next-use",
         dispatch: DispatchOrder = first_come_first_served,
+        protect_waiting: bool = False,
+        retention_budget: float = DEFAULT_RETENTION_BUDGET,
         listener: Listener | None = None,
         epoch: str | None = None,
+        scripts: Mapping[str, Script] | None = None,
     ) -> None:
         self.profile = profile
         self.model_names = tuple(model_names)
         self.epoch = secrets.token_hex(8) if epoch is None else epoch
-        core = EngineCore(profile, eviction=eviction, dispatch=dispatch, listener=listener)
+        core = EngineCore(
+            profile,
+            eviction=eviction,
+            dispatch=dispatch,
+            protect_waiting=protect_waiting,
+            retention_budget=retention_budget,
+            listener=listener,
+        )
         self._core = core
         self._loop = EngineLoop(core, time_scale=time_scale, on_step=self._on_step, on_end=self._on_end)
+        self._peers = Peers()
         self._feed = ResidencyFeed(self.epoch, core.resident)
-        self._metrics = EngineMetrics(core, self._shown_names[0])
+        self._metrics = EngineMetrics(core, self._shown_names[0], self._loop.now)
         self._running: dict[str, Completion] = {}
+        self._scripts = {**packaged_scripts(), **(scripts or {})}
         self._served = 0
         self._routes: dict[str, dict[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._complete},
@@ -77,13 +103,15 @@ class EngineServer:
             "/metrics": {"GET": self._scrape},
             "/reset_prefix_cache": {"POST": self._reset},
             RESIDENCY_PATH: {"GET": self._residency},
+            KV_PATH: {"GET": self._kv, "POST": self._direct},
+            KV_EXPORT_PATH: {"POST": self._export},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await serving.lifespan(receive, send, self._start, self._stop)
         elif scope["type"] == "http":
-            await self._route(scope["method"], scope["path"], receive, send)
+            await self._route(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -100,6 +128,7 @@ class EngineServer:
 
     async def _stop(self) -> None:
         self.close()
+        await self._peers.close()
 
     @property
     def _shown_names(self) -> tuple[str, ...]:
@@ -114,9 +143,12 @@ class EngineServer:
         if stats is None:
             self._metrics.aborted()
         else:
-            self._metrics.finished(stats, completion.finish_reason)
+            # As in vLLM, a reply that calls tools has stopped like any other.
+            reason = completion.finish_reason
+            self._metrics.finished(stats, "stop" if reason == "tool_calls" else reason)
 
-    async def _route(self, method: str, path: str, receive: Receive, send: Send) -> None:
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
         methods = self._routes.get(path)
         if methods is None:
             await _refuse(send, f"there is no {path}", status=404)
@@ -124,26 +156,26 @@ class EngineServer:
             allowed = ", ".join(methods)
             await _refuse(send, f"{path} takes {allowed}, not {method}", status=405, allow=allowed)
         else:
-            await handler(receive, send)
+            await handler(scope, receive, send)
 
-    async def _models(self, receive: Receive, send: Send) -> None:
+    async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _answer(send, openai_api.models(self._shown_names, self.profile.max_model_len))
 
-    async def _health(self, receive: Receive, send: Send) -> None:
+    async def _health(self, scope: Scope, receive: Receive, send: Send) -> None:
         alive = self._loop.alive
         await _answer(send, {"status": "ok" if alive else "stopped"}, status=200 if alive else 503)
 
-    async def _scrape(self, receive: Receive, send: Send) -> None:
+    async def _scrape(self, scope: Scope, receive: Receive, send: Send) -> None:
         await serving.send_bytes(send, 200, self._metrics.text(), CONTENT_TYPE, [ENGINE_HEADER])
 
-    async def _reset(self, receive: Receive, send: Send) -> None:
-        if self._core.reset_prefix_cache():
+    async def _reset(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._loop.reset():
             self._feed.publish((), cleared=True)
             await _answer(send, {"status": "ok"})
         else:
             await _refuse(send, "running requests hold blocks; nothing was reset", status=409)
 
-    async def _residency(self, receive: Receive, send: Send) -> None:
+    async def _residency(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._feed.subscribe() as subscription:
             watcher = asyncio.create_task(_when_gone(receive, subscription.close))
             try:
@@ -154,10 +186,44 @@ class EngineServer:
             finally:
                 watcher.cancel()
 
-    async def _complete(self, receive: Receive, send: Send) -> None:
+    async def _kv(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _answer(send, self._loop.kv(self.epoch).model_dump(mode="json"))
+
+    async def _direct(self, scope: Scope, receive: Receive, send: Send) -> None:
+        data = await _bounded_body(receive, send)
+        if data is None:
+            return
+        try:
+            message = decode_directives(data)
+        except UnreadableHints as error:
+            await _refuse(send, str(error), status=400)
+            return
+        if not self._loop.alive:
+            await _refuse(send, "the engine is stopping", status=503)
+            return
+        outcomes = await carry_out(message, self._loop, self._peers)
+        await _answer(send, outcomes.model_dump(mode="json"))
+
+    async def _export(self, scope: Scope, receive: Receive, send: Send) -> None:
+        data = await _bounded_body(receive, send)
+        if data is None:
+            return
+        try:
+            asked = ExportRequest.model_validate_json(data)
+        except ValidationError as error:
+            await _refuse(send, first_problem(error), status=400)
+            return
+        export = self._loop.export(asked.digest, asked.scope)
+        if export is None:
+            await _refuse(send, "the context is not here", status=404)
+        else:
+            await _answer(send, export.model_dump(mode="json"))
+
+    async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             data = await serving.read_body(receive, limit=BODY_MAX_BYTES)
-            completion = read_completion(data, self.profile, self.model_names)
+            script = self._script(scope.get("headers", []))
+            completion = read_completion(data, self.profile, self.model_names, script)
         except serving.ClientLeft:
             return
         except serving.BodyTooLarge:
@@ -183,6 +249,10 @@ class EngineServer:
         finally:
             watcher.cancel()
             self._loop.abort(request_id)
+
+    def _script(self, headers: serving.Headers) -> Script | None:
+        name = next((value for key, value in headers if key == _SCRIPT_HEADER), b"")
+        return self._scripts.get(name.decode("latin-1"))
 
     def _submit(self, request_id: str, completion: Completion) -> Reply:
         request = EngineRequest(
@@ -216,8 +286,7 @@ async def _stream(send: Send, request_id: str, completion: Completion, reply: Re
     while not ended:
         ended, ready = reply.ended, reply.ready
         if ready > sent:
-            text = completion.output[sent * BYTES_PER_TOKEN : ready * BYTES_PER_TOKEN].decode()
-            part = chunks.content(text)
+            part = chunks.part(sent, ready)
             await _send_part(send, part if sent else chunks.role() + part)
             sent = ready
         elif not ended:
@@ -228,6 +297,17 @@ async def _stream(send: Send, request_id: str, completion: Completion, reply: Re
         message = "the request was dropped: the engine is stopping"
         dropped = serving.error_body(message, kind="server_error")
         await _send_part(send, openai_api.event(dropped), last=True)
+
+
+async def _bounded_body(receive: Receive, send: Send) -> bytes | None:
+    """Returns the body of a request about the cache; None if the client left or has been refused."""
+    try:
+        return await serving.read_body(receive, limit=DIRECTIVES_BODY_MAX_BYTES)
+    except serving.ClientLeft:
+        return None
+    except serving.BodyTooLarge:
+        await _refuse(send, f"the body exceeds {DIRECTIVES_BODY_MAX_BYTES} bytes", status=413)
+        return None
 
 
 async def _when_gone(receive: Receive, act: Callable[[], None]) -> None:

@@ -14,8 +14,14 @@ def profile(
     max_model_len: int = 1000,
     max_num_batched_tokens: int = 1000,
     max_num_seqs: int = 8,
+    host_blocks: int = 0,
+    storage_blocks: int = 0,
+    peers: bool = False,
 ) -> EngineProfile:
-    """An engine whose step takes 1 s, 0.1 s more per prompt token and 0.01 s more per decoding sequence."""
+    """An engine whose step takes 1 s, 0.1 s more per prompt token and 0.01 s more per decoding sequence.
+
+    A transfer takes 0.01 s, and per block 0.01 s from the host tier and 0.1 s from storage or a peer.
+    """
     return EngineProfile(
         name="story",
         block_size=block_size,
@@ -28,6 +34,13 @@ def profile(
         prefill_s_per_token_context=0.0,
         decode_s_per_seq=0.01,
         decode_s_per_context_token=0.0,
+        kv_bytes_per_token=1,
+        host_blocks=host_blocks,
+        host_bytes_per_s=100.0 * block_size,
+        storage_blocks=storage_blocks,
+        storage_bytes_per_s=10.0 * block_size,
+        peer_bytes_per_s=10.0 * block_size if peers else 0.0,
+        transfer_latency_s=0.01,
     )
 
 
@@ -58,7 +71,9 @@ def run(core: EngineCore, *requests: EngineRequest, now: float = 0.0) -> list[St
     for each in requests:
         core.add(each, now)
     outputs: list[StepOutput] = []
-    while core.has_work:
+    while core.has_work or core.next_event() is not None:
+        if not core.has_work:
+            now = max(now, core.next_event() or 0.0)
         outputs.append(core.step(now))
         now += outputs[-1].duration_s
     return outputs

@@ -14,7 +14,7 @@ class Pool(BlockPool):
         super().__init__(num_blocks, LeastRecentlyUsed(), lambda *what: self.evicted.append(what))
 
     def fill(self, *hashes: bytes) -> list[Block]:
-        blocks = self.allocate(len(hashes))
+        blocks = self.allocate(len(hashes), 0.0)
         for block, block_hash in zip(blocks, hashes, strict=True):
             self.register(block, block_hash)
         return blocks
@@ -28,22 +28,22 @@ def test_null_block_is_never_handed_out() -> None:
     pool = Pool(5)
 
     assert (pool.usable, pool.free, pool.usage) == (4, 4, 0.0)
-    assert ids(pool.allocate(4)) == [1, 2, 3, 4]
+    assert ids(pool.allocate(4, 0.0)) == [1, 2, 3, 4]
     assert (pool.free, pool.usage) == (0, 1.0)
     with pytest.raises(ValueError, match="1 blocks asked for, 0 free"):
-        pool.allocate(1)
+        pool.allocate(1, 0.0)
 
 
 def test_empty_blocks_go_before_cached_ones_last_freed_first() -> None:
     pool = Pool(6)
-    cached, empty = pool.fill(b"a", b"b"), pool.allocate(2)
+    cached, empty = pool.fill(b"a", b"b"), pool.allocate(2, 0.0)
 
     pool.release(cached)
     pool.release(empty)
 
-    assert ids(pool.allocate(3)) == [4, 3, 5]
+    assert ids(pool.allocate(3, 0.0)) == [4, 3, 5]
     assert pool.evicted == []
-    assert ids(pool.allocate(2)) == [2, 1]
+    assert ids(pool.allocate(2, 0.0)) == [2, 1]
     assert pool.evicted == [(b"b", True), (b"a", True)]
 
 
@@ -55,7 +55,7 @@ def test_least_recently_used_request_goes_first_and_its_tail_before_its_head() -
 
     pool.touch(pool.hits([b"a", b"b", b"?"], 3))
     pool.release(old[:2])
-    pool.allocate(6)
+    pool.allocate(6, 0.0)
 
     assert [block_hash for block_hash, _ in pool.evicted] == [b"c", b"z", b"y", b"x", b"b", b"a"]
 
@@ -68,7 +68,7 @@ def test_used_blocks_are_shared_and_not_given_up() -> None:
     pool.release(blocks)
 
     assert [block.users for block in blocks] == [1, 0]
-    assert ids(pool.allocate(2)) == [3, 2]
+    assert ids(pool.allocate(2, 0.0)) == [3, 2]
     assert pool.free == 0
 
 
@@ -87,12 +87,12 @@ def test_duplicates_stay_until_the_last_one_goes() -> None:
 
     pool.release([second])
     assert pool.hits([b"a"], 1) == [first]
-    assert pool.allocate(1) == [second]
+    assert pool.allocate(1, 0.0) == [second]
     pool.release([first])
-    pool.allocate(1)
+    pool.allocate(1, 0.0)
     assert pool.hits([b"a"], 1) == [third]
     pool.release([third])
-    pool.allocate(1)
+    pool.allocate(1, 0.0)
     assert pool.hits([b"a"], 1) == []
     assert pool.evicted == [(b"a", False), (b"a", False), (b"a", True)]
 
@@ -101,12 +101,12 @@ def test_reset_waits_for_the_last_user() -> None:
     pool = Pool(4)
     blocks = pool.fill(b"a", b"b")
 
-    assert not pool.reset()
+    assert not pool.reset(0.0)
     assert pool.is_cached(b"a")
     pool.release(blocks)
-    assert pool.reset()
+    assert pool.reset(0.0)
     assert not pool.is_cached(b"a")
-    assert ids(pool.allocate(3)) == [3, 2, 1]
+    assert ids(pool.allocate(3, 0.0)) == [3, 2, 1]
     assert pool.evicted == []
 
 

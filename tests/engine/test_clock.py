@@ -49,3 +49,17 @@ def test_resting_early_does_not_turn_time_back() -> None:
 def test_scale_must_be_positive(time_scale: float) -> None:
     with pytest.raises(ValueError, match="time_scale must be a positive number"):
         ModelClock(0.0, time_scale=time_scale)
+
+
+def test_waiting_for_an_event_counts_as_busy_until_it_or_until_something_comes() -> None:
+    clock = ModelClock(0.0, time_scale=10.0)
+    clock.start(1.0)
+    clock.wait_until(12.0)
+
+    assert clock.owed(1.0) == pytest.approx(0.2)
+    assert clock.now(1.1) == pytest.approx(11.0)
+    assert clock.start(5.0) == 12.0
+
+    clock.wait_until(20.0)
+    clock.cut(1.5)
+    assert clock.start(9.0) == pytest.approx(15.0)

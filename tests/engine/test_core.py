@@ -267,7 +267,7 @@ def test_dispatch_order_is_a_value() -> None:
 
 def test_eviction_order_is_a_value() -> None:
     class MostRecentlyUsed(LeastRecentlyUsed):
-        def pop(self) -> Block:
+        def pop(self, now: float) -> Block:
             return self._blocks.popitem(last=True)[1]
 
     def cached(core: EngineCore) -> list[int]:

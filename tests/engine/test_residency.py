@@ -59,7 +59,7 @@ def test_digest_goes_with_any_block_of_its_own_range() -> None:
     assert resident(core) == {"A"}
 
 
-def test_digest_goes_with_its_ancestors_and_returns_with_the_next_use() -> None:
+def test_digest_goes_with_its_ancestors_and_returns_with_them() -> None:
     class HeadFirst:
         """Gives up the heads of requests before their tails."""
 
@@ -72,7 +72,7 @@ def test_digest_goes_with_its_ancestors_and_returns_with_the_next_use() -> None:
         def discard(self, block: Block) -> None:
             self._blocks.remove(block)
 
-        def pop(self) -> Block:
+        def pop(self, now: float) -> Block:
             return self._blocks.pop()
 
         def __len__(self) -> int:
@@ -85,8 +85,9 @@ def test_digest_goes_with_its_ancestors_and_returns_with_the_next_use() -> None:
 
     assert told(run(core, request("b", "qrstu"))) == ["-A4", "-B8", "-C9"]
     assert resident(core) == set()
-    assert told(run(core, request("c", "abcd", boundaries=chain[:1]))) == ["+A4"]
-    assert told(run(core, request("d", "abcdefghi", boundaries=chain))) == ["+B8", "+C9"]
+    # The block of B had stayed.
+    assert told(run(core, request("c", "abcd", boundaries=chain[:1]))) == ["+A4", "+B8", "+C9"]
+    assert told(run(core, request("d", "abcdefghi", boundaries=chain))) == []
 
 
 def test_digest_under_two_roots_is_resident_while_one_is() -> None:
