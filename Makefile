@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: install  ## Run the bundled program through client, router and three engines
-	$(BIN)/llmd-agents demo
+demo: install  ## Compare four agent programs with hints and without, on a simulated fleet
+	$(BIN)/llmd-agents demo --quick
 
 test: lint types imports docs openai2 unit  ## Run every check and every test
 

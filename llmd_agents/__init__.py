@@ -3,7 +3,7 @@
 from llmd_agents import instrument, program, tool
 """
 
-from .client import AsyncFork, Fork, Run, SyncFork, instrument, program, tool, tool_call
+from .client import AsyncFork, Forecast, Fork, Run, SyncFork, instrument, program, tool, tool_call
 
-__all__ = ["AsyncFork", "Fork", "Run", "SyncFork", "instrument", "program", "tool", "tool_call"]
+__all__ = ["AsyncFork", "Forecast", "Fork", "Run", "SyncFork", "instrument", "program", "tool", "tool_call"]
 __version__ = "0.1.0"

@@ -1,6 +1,5 @@
 """The `llmd-agents` command. Everything heavy is imported by the command that needs it."""
 
-import asyncio
 import dataclasses
 import json
 import sys
@@ -52,24 +51,31 @@ def router(
     config: Annotated[
         Path | None, typer.Option(help="Configuration file (YAML); options given here win.")
     ] = None,
+    observe_only: Annotated[
+        bool, typer.Option("--observe-only", help="Read hints and decide, but act on none of it.")
+    ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Add inputs and decisions to this file: digests, sizes, times.", metavar="FILE"),
+    ] = None,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
     """Run the router in front of OpenAI-compatible engines."""
     with _needs("router"):
         from llmd_agents import serving
         from llmd_agents.router import BadConfig, Router, load_config
-    overrides: dict[str, Any] = {
-        key: value for key, value in {"port": port, "host": host}.items() if value is not None
-    }
+    given = {"port": port, "host": host, "record": record, "mode": "observe" if observe_only else None}
+    overrides: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if engine:
         overrides["engines"] = [{"url": url} for url in engine]
     try:
         settings = load_config(config, overrides)
+        server = Router(settings)
     except BadConfig as error:
         _fail(str(error))
     _serve(
         lambda: serving.run(
-            Router(settings),
+            server,
             settings.host,
             settings.port,
             name="router",
@@ -103,16 +109,51 @@ def engine(
     time_scale: Annotated[
         float, typer.Option(min=0.001, help="Modelled seconds that pass in one real second.")
     ] = 1.0,
+    dispatch: Annotated[
+        str,
+        typer.Option(metavar="[fifo|cached-first]", help="Which waiting request is admitted next."),
+    ] = "fifo",
+    aging_bound: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="SECONDS", help="With cached-first, who has waited longer goes before all others."
+        ),
+    ] = 10.0,
+    eviction: Annotated[
+        str, typer.Option(metavar="[next-use|lru]", help="Which cached block is given up first.")
+    ] = "next-use",
+    host_blocks: Annotated[
+        int | None, typer.Option(help="Blocks of the host tier, in place of the profile's; 0 for none.")
+    ] = None,
+    storage_blocks: Annotated[
+        int | None, typer.Option(help="Blocks of the storage tier, in place of the profile's; 0 for none.")
+    ] = None,
+    retention_budget: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of each tier that estimates may keep past LRU order."),
+    ] = 0.5,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
     """Run an embedded engine: it models an inference server and its cache, and runs no model."""
     with _needs("engine"):
         from llmd_agents import serving
-        from llmd_agents.engine import EngineServer, ProfileError, load_profile
+        from llmd_agents.engine import (
+            CachedFirst,
+            EngineServer,
+            ProfileError,
+            first_come_first_served,
+            load_profile,
+        )
+    if dispatch not in ("fifo", "cached-first"):
+        _fail(f"--dispatch: fifo or cached-first, not {dispatch!r}")
+    if eviction not in ("next-use", "lru"):
+        _fail(f"--eviction: next-use or lru, not {eviction!r}")
     changes: dict[str, Any] = {
         "block_size": block_size,
         "num_blocks": num_blocks,
         "max_model_len": max_model_len,
+        "host_blocks": host_blocks,
+        "storage_blocks": storage_blocks,
     }
     try:
         settings = dataclasses.replace(
@@ -120,7 +161,16 @@ def engine(
         )
     except ProfileError as error:
         _fail(str(error))
-    server = EngineServer(settings, model_names=tuple(model or ()), time_scale=time_scale)
+    cached_first = dispatch == "cached-first"
+    server = EngineServer(
+        settings,
+        model_names=tuple(model or ()),
+        time_scale=time_scale,
+        eviction=eviction,
+        dispatch=CachedFirst(aging_bound) if cached_first else first_come_first_served,
+        protect_waiting=cached_first,
+        retention_budget=retention_budget,
+    )
     _serve(lambda: serving.run(server, host, port, name="engine", until_stdin_closes=until_stdin_closes))
 
 
@@ -173,17 +223,66 @@ def replay(
 
 
 @app.command()
-def demo() -> None:
-    """Run a bundled program (a fork of 8 with a join) through the whole stack and show what became of it."""
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="One pressure and one seed.")] = False,
+    program: Annotated[
+        list[str] | None, typer.Option(help="Run only this program; repeat for more.", metavar="NAME")
+    ] = None,
+    pressure: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.1, max=10, help="Size of the background's context over that of the caches; repeat for more."
+        ),
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, max=100, help="Runs to take medians of.")] = None,
+    time_scale: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Run the programs over HTTP instead, without background, so many times as fast as modelled.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Compare four agent programs with hints and without, in virtual time, on a fleet under load."""
     with _needs("bench"):
-        from llmd_agents.demo.essay_grading import run_demo
+        from rich.console import Console
+
+        from llmd_agents.demo.demo_command import QUICK_PRESSURE, run_demo
         from llmd_agents.demo.fleet import FleetError
+        from llmd_agents.demo.over_http import as_json as http_as_json
+        from llmd_agents.demo.over_http import print_over_http, run_over_http
+        from llmd_agents.demo.programs import PROGRAMS, ProgramsMissing
+        from llmd_agents.demo.report import print_report
+        from llmd_agents.demo.results import as_json as results_as_json
+        from llmd_agents.demo.scenario import read_scenario
+    for name in program or ():
+        if name not in PROGRAMS:
+            _fail(f"--program: {name!r} is none of {', '.join(PROGRAMS)}")
+    scenario = read_scenario()
+    programs = tuple(dict.fromkeys(program or PROGRAMS))
     try:
-        asyncio.run(run_demo())
-    except FleetError as error:
+        if time_scale is not None:
+            found = run_over_http(scenario, programs, time_scale)
+            if as_json:
+                typer.echo(json.dumps({"programs": http_as_json(found)}))
+            else:
+                print_over_http(found, Console())
+            return
+        rows = run_demo(
+            scenario,
+            programs,
+            tuple(dict.fromkeys(pressure or ((QUICK_PRESSURE,) if quick else scenario.pressures))),
+            seeds or (1 if quick else scenario.seeds),
+        )
+    except (FleetError, ProgramsMissing) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(results_as_json(rows, scenario)))
+    else:
+        print_report(rows, scenario, Console())
 
 
 def _serve(run: Callable[[], None]) -> None:

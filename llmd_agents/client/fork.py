@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,6 +13,7 @@ from llmd_agents.hints import BranchEnded, ForkDeclared, ForkPosition, Joined
 from llmd_agents.hints.limits import PARENTS_MAX
 
 from .branch import Branch
+from .clock import event_time
 from .frame import Frame, frame
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Fork:
             outcome = "cancelled"
             raise
         finally:
-            run.outbox.put(BranchEnded(program=run.id, at=time.time(), branch=branch.id, outcome=outcome))
+            run.outbox.put(BranchEnded(program=run.id, at=event_time(), branch=branch.id, outcome=outcome))
 
     def _check_room(self, count: int) -> None:
         if count > self.width:
@@ -134,7 +134,7 @@ class ForkBlock:
         # Building the event checks width and name before anything has begun.
         self._declared = ForkDeclared(
             program=parent.run.id,
-            at=time.time(),
+            at=event_time(),
             branch=parent.id,
             fork=fork_id,
             width=width,
@@ -152,7 +152,7 @@ class ForkBlock:
         declared = self._declared
         self._parent.advance(declared.fork, declared.parents)
         self._parent.run.outbox.put(
-            Joined(program=declared.program, at=time.time(), branch=declared.branch, fork=declared.fork)
+            Joined(program=declared.program, at=event_time(), branch=declared.branch, fork=declared.fork)
         )
 
     def __enter__(self) -> SyncFork:

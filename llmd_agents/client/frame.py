@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from llmd_agents.hints import Forecast
+
     from .branch import Branch
 
 
@@ -20,6 +22,7 @@ class Frame:
     branch: Branch
     kind: str | None = None
     agent: str | None = None
+    forecast: Forecast | None = None
 
 
 _current: ContextVar[Frame | None] = ContextVar("llmd_agents_frame", default=None)

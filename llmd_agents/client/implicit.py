@@ -8,6 +8,7 @@ from collections.abc import Callable
 from llmd_agents.hints import BranchEnded, Link
 
 from .branch import Branch
+from .clock import event_time
 from .frame import Frame
 from .ids import Counter
 from .run import Run, program
@@ -68,7 +69,7 @@ class ImplicitProgram:
         if len(self._branches) > BRANCHES_MAX:
             oldest, _ = self._branches.popitem(last=False)
             self._ends.pop(self._end_of.pop(oldest, b""), None)
-            run.outbox.put(BranchEnded(program=run.id, at=time.time(), branch=oldest, outcome="abandoned"))
+            run.outbox.put(BranchEnded(program=run.id, at=event_time(), branch=oldest, outcome="abandoned"))
         return branch
 
     def _forget(self) -> None:

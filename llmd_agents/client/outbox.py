@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llmd_agents.hints import Event
 
-from .sender import EventSender
+from .sender import Sender
 
 log = logging.getLogger("llmd_agents.client")
 
@@ -24,11 +24,11 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._credentials: dict[EventSender, str | None] = {}
+        self._credentials: dict[Sender, str | None] = {}
         self._early: deque[Event] = deque(maxlen=EARLY_EVENTS_MAX)
         self._lock = threading.Lock()
 
-    def add_sender(self, sender: EventSender, authorization: str | None) -> None:
+    def add_sender(self, sender: Sender, authorization: str | None) -> None:
         """Adds a server, or notes the credential that the latest call to it used."""
         if self._credentials.get(sender, "") == authorization:
             return
@@ -62,10 +62,11 @@ class Outbox:
 
     async def flush_async(self, timeout: float) -> None:  # noqa: ASYNC109  (as `flush`, not a cancellation)
         """As `flush`, but needs no thread: the event loop's may all be busy with the application's work."""
-        deadline = time.monotonic() + timeout
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
         for sender in self._credentials:
             sender.hurry()
         for sender in self._credentials:
             # The sender's thread knows no event loop; asking it now and then spares it from knowing all.
-            while not sender.idle and time.monotonic() < deadline:  # noqa: ASYNC110
+            while not sender.idle and clock() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)

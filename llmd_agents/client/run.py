@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -16,6 +15,7 @@ from llmd_agents.hints import (
 )
 
 from .branch import Branch
+from .clock import event_time
 from .fork import ForkBlock
 from .frame import Frame, current_frame, enter_frame, frame, leave_frame
 from .ids import Counter, program_id, slug
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextvars import Token
     from types import TracebackType
+
+    from llmd_agents.hints import Forecast
 
 FLUSH_SECONDS = 0.5
 """How long the end of a program waits, at most, for its last events to leave."""
@@ -51,10 +53,10 @@ class Run:
         return self.declared.id
 
     def start(self) -> None:
-        self.outbox.put(ProgramStarted(program=self.id, at=time.time(), declared=self.declared))
+        self.outbox.put(ProgramStarted(program=self.id, at=event_time(), declared=self.declared))
 
     def finish(self, outcome: Literal["ok", "error", "cancelled", "abandoned"] = "ok") -> None:
-        self.outbox.put(ProgramFinished(program=self.id, at=time.time(), outcome=outcome))
+        self.outbox.put(ProgramFinished(program=self.id, at=event_time(), outcome=outcome))
 
     def here(self) -> Branch:
         """Returns the branch that the calling code runs on: the root branch outside of forks."""
@@ -92,9 +94,15 @@ class Run:
                 branch.loops.remove(position)
 
     @contextmanager
-    def label(self, *, kind: str | None = None, agent: str | None = None) -> Iterator[None]:
-        """Labels the steps made inside the block: what they are for, which agent makes them."""
-        with frame(Frame(self.here(), kind=kind, agent=agent)):
+    def label(
+        self, *, kind: str | None = None, agent: str | None = None, forecast: Forecast | None = None
+    ) -> Iterator[None]:
+        """Labels the steps made inside the block: what they are for, which agent makes them, what follows.
+
+        with run.label(kind="plan", forecast=Forecast(next="fork", fan_out=8)):
+            plan = await client.chat.completions.create(...)
+        """
+        with frame(Frame(self.here(), kind=kind, agent=agent, forecast=forecast)):
             yield
 
     def __enter__(self) -> Self:

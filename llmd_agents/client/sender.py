@@ -6,6 +6,9 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
 
 import tenacity
 
@@ -18,6 +21,8 @@ except ModuleNotFoundError:
 
 from llmd_agents.hints import Event, encode_events
 from llmd_agents.hints.limits import EVENTS_PER_BATCH_MAX
+
+__all__ = ["EventSender", "Sender", "httpx", "sender_for", "use_sender"]
 
 log = logging.getLogger("llmd_agents.client")
 
@@ -32,6 +37,27 @@ EXIT_FLUSH_SECONDS = 0.5
 
 _UNSUPPORTED = frozenset({401, 403, 404, 405, 501})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Sender(Protocol):
+    """Takes events that are to reach one server; nobody waits for them, and none of this ever raises."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be sent."""
+        ...
+
+    def put(self, event: Event, authorization: str | None) -> None:
+        """Queues an event, to be sent under a credential (the value of an `Authorization` header)."""
+        ...
+
+    def hurry(self) -> None:
+        """Sends what is queued at once rather than with what may follow."""
+        ...
+
+    def flush(self, timeout: float) -> bool:
+        """Sends what is queued at once; returns whether it had left within `timeout` seconds."""
+        ...
 
 
 class _TransientStatus(Exception):
@@ -171,12 +197,29 @@ class EventSender:
 
 
 _senders: dict[str, EventSender] = {}
+_replaced: dict[str, Sender] = {}
 _lock = threading.Lock()
 
 
-def sender_for(url: str) -> EventSender:
+@contextmanager
+def use_sender(url: str, sender: Sender) -> Iterator[None]:
+    """Lets another sender take the events for one server while the block runs.
+
+    Args:
+        url: where the events would be posted: the API's base URL and `/agent/events`.
+    """
+    _replaced[url] = sender
+    try:
+        yield
+    finally:
+        del _replaced[url]
+
+
+def sender_for(url: str) -> Sender:
     """Returns the process's one sender for a server."""
     with _lock:
+        if (replaced := _replaced.get(url)) is not None:
+            return replaced
         sender = _senders.get(url)
         if sender is None:
             if not _senders:

@@ -117,6 +117,7 @@ def begin_step(
         step=step,
         extends=links[known - 1].digest if known else None,
         segments=segments_of(links[known:]),
+        forecast=frame.forecast,
     )
     pending = PendingStep(frame, declared is not None, server, fingerprint, step, links, encode_hints(hints))
     _last.set(pending)

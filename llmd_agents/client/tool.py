@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from llmd_agents.hints import Lifetime, ToolFinished, ToolStarted
 
+from .clock import event_time
 from .duration import seconds
 from .frame import current_frame
 
@@ -99,7 +99,7 @@ def tool_call(
     run.outbox.put_new(
         lambda: ToolStarted(
             program=run.id,
-            at=time.time(),
+            at=event_time(),
             branch=branch.id,
             call=call,
             tool=name[:128],
@@ -118,7 +118,7 @@ def tool_call(
         run.outbox.put_new(
             lambda: ToolFinished(
                 program=run.id,
-                at=time.time(),
+                at=event_time(),
                 branch=branch.id,
                 call=call,
                 tool=name[:128],

@@ -181,11 +181,15 @@ class Directives:
         if not names:
             return "rejected", UNKNOWN, None
         tokens, reason = 0, None
-        paths = [(name, self._kept(name, directive.keep)) for name in names]
-        if directive.keep is not None and all(keep is None for _, keep in paths):
+        # A digest that ends within the first block, or was forgotten, names nothing here that could be kept.
+        kept = directive.keep
+        if kept is not None and not self._cache.contexts.named(kept, directive.scope):
+            kept = None
+        paths = [(name, self._kept(name, kept)) for name in names]
+        if kept is not None and all(keep is None for _, keep in paths):
             return "rejected", "keep is no prefix of the context", None
         for name, keep in paths:
-            if directive.keep is None or keep is not None:
+            if kept is None or keep is not None:
                 dead, why = self._cache.contexts.release(name, keep)
                 tokens, reason = max(tokens, dead), reason or why
         return ("applied" if reason is None else "clipped"), reason, tokens

@@ -4,7 +4,7 @@ from .contexts import Context, Contexts, Residence
 from .directives import Issued
 from .graph import ProgramGraph, ProgramRecord
 from .journal import Journal
-from .placement import PLACEMENTS, Candidate, Placement, load_and_affinity, placement, prefix_aware, spread
+from .placement import PLACEMENTS, Candidate, Placement, load_and_affinity, placement_by, prefix_aware, spread
 from .runtime import COPY_HEARD_S, DEFAULT_TENANT, Arrival, Call, EngineState, Mode, Runtime, Usage
 from .views import engines_view, program_view
 
@@ -31,7 +31,7 @@ __all__ = [
     "Usage",
     "engines_view",
     "load_and_affinity",
-    "placement",
+    "placement_by",
     "prefix_aware",
     "program_view",
     "redecide",

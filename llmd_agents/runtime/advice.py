@@ -23,6 +23,7 @@ from llmd_agents.hints.limits import SECONDS_MAX
 from .contexts import Context, Contexts
 from .declared import DeclaredProgram, ForkTrust
 from .durations import Durations, Prediction
+from .load import Occupancy
 from .replication import DEFAULT_OUTPUT_TOKENS, DEFAULT_RATES, Plan, Site, plan_fork, ways_to_hold
 from .tips import EARLIER_MAX, Tip
 
@@ -59,6 +60,7 @@ class EngineView(Protocol):
     running: int
     queued: int
     context: int
+    occupancy: Occupancy
 
 
 Issue: TypeAlias = Callable[[str, Directive, str, int | None], None]
@@ -209,7 +211,7 @@ class Advice:
     def fork_declared(self, program: str, branch: str, fork: str, width: int) -> None:
         """Branches are about to start from a branch's context."""
         record = self._programs.get(program)
-        if record is None:
+        if record is None or fork in record.plans:
             return
         plan = record.expected.pop(branch, None)
         tips = record.tips.of_branch(branch)
@@ -224,10 +226,19 @@ class Advice:
     def place(self, program: str, fork: str, index: int, digest: bytes | None) -> str | None:
         """Returns the engine that a fork's branch was planned for; None without a plan for its context."""
         record = self._programs.get(program)
-        plan = record.plans.get(fork) if record is not None else None
-        if plan is None or all(context.digest != plan.digest for context in self._contexts.path(digest)):
+        if record is None:
             return None
-        return plan.engines[index % len(plan.engines)]
+        path = {context.digest for context in self._contexts.path(digest)}
+        if fork not in record.plans:
+            # Its branches may come before the event that declares it, but not before the forecast of it.
+            for branch, plan in record.expected.items():
+                if plan.digest in path:
+                    record.declare(fork, record.expected.pop(branch))
+                    break
+        plan_ = record.plans.get(fork)
+        return (
+            plan_.engines[index % len(plan_.engines)] if plan_ is not None and plan_.digest in path else None
+        )
 
     def copy_failed(self, program: str, engine: str, digest: bytes) -> None:
         """An engine cannot get a context that it was to have: branches to come go to the others."""
@@ -385,13 +396,21 @@ class Advice:
                 copyable=copies and source is not None and self._takes(name, "prefetch"),
                 queued_tokens=state.queued // 4,
             )
+            capacity = state.kv.tiers.get(Tier.DEVICE.value) if state.kv is not None else None
+            if capacity:
+                missing = state.occupancy.missing(self._contexts.parts(context.digest))
+                ready_s += state.occupancy.wait_s(missing, capacity)
             sites.append(Site(name, rates, way, ready_s, state.running, state.context // 4))
         output = learned.median if learned is not None else DEFAULT_OUTPUT_TOKENS
         return plan_fork(context.digest, width, tokens, sites, output)
 
     def _source(self, context: Context) -> str | None:
-        """Returns an engine that holds a context whole, on the device if there is one."""
-        holders = [name for name in context.holders if self._engines[name].up]
+        """Returns an engine that is known to hold a context whole, on the device if there is one."""
+        holders = [
+            name
+            for name, residence in context.holders.items()
+            if residence.certain and self._engines[name].up
+        ]
         holders.sort(key=lambda name: Tier.DEVICE.value not in context.holders[name].tiers)
         return holders[0] if holders else None
 

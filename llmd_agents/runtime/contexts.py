@@ -154,6 +154,12 @@ class Contexts:
             dead.append(context)
         return dead, None
 
+    def parts(self, digest: bytes | None) -> list[tuple[bytes, int]]:
+        """Returns the contexts on a path, from its end on, each with the bytes that it adds to the next."""
+        path = list(self.path(digest))
+        ends = [context.depth for context in path[1:]] + [0]
+        return [(context.digest, context.depth - end) for context, end in zip(path, ends, strict=False)]
+
     # --- what engines hold
 
     def resident(self, digest: bytes | None) -> dict[str, Context]:
@@ -162,6 +168,16 @@ class Contexts:
         for context in self.path(digest):
             for engine in context.holders:
                 longest.setdefault(engine, context)
+        return longest
+
+    def certain(self, digest: bytes | None) -> dict[str, Context]:
+        """Returns, for each engine that is known to hold any of it, the longest prefix that it is known to
+        hold."""
+        longest: dict[str, Context] = {}
+        for context in self.path(digest):
+            for engine, residence in context.holders.items():
+                if residence.certain:
+                    longest.setdefault(engine, context)
         return longest
 
     def on_device(self, digest: bytes | None) -> dict[str, int]:

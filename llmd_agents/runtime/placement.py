@@ -11,9 +11,9 @@ from llmd_agents.hints import ForkPosition
 RUNNING_COST: Final = 4096
 """What one request already running costs the next, as bytes of prompt: its decoding slows each step down."""
 
-CONTEXT_COST: Final = 0.3
-"""What each byte of its context adds: about 200 output tokens, each of which reads all of it, at a fifteenth
-of a percent of what computing it cost."""
+QUEUED_COST: Final = 0.25
+"""What a byte of prompt that waits to be computed costs. Not its whole time: an engine that serves first what
+is cached lets a step that holds its context pass it by, and to compute what another holds delays everyone."""
 
 LOADING_COST: Final = 0.08
 """What loading a byte of prompt from a lower tier costs, beside computing it."""
@@ -31,7 +31,6 @@ class Candidate:
         queued: how much prompt, not resident, other steps that are under way brought there.
         running: how many steps are under way there.
         loadable: how much more of the prompt it holds in lower tiers.
-        context: bytes of prompt of all steps under way there.
         copyable: how much more than that it can copy from a peer.
     """
 
@@ -40,7 +39,6 @@ class Candidate:
     queued: int
     running: int
     loadable: int = 0
-    context: int = 0
     copyable: int = 0
 
 
@@ -61,7 +59,7 @@ def load_and_affinity(candidates: Sequence[Candidate], prompt: int, key: str) ->
     def cost(candidate: Candidate) -> tuple[float, int]:
         missing = max(prompt - candidate.resident - candidate.loadable - candidate.copyable, 0)
         brought = LOADING_COST * candidate.loadable + COPYING_COST * candidate.copyable
-        load = candidate.queued + RUNNING_COST * candidate.running + CONTEXT_COST * candidate.context
+        load = QUEUED_COST * candidate.queued + RUNNING_COST * candidate.running
         return missing + brought + load, _hash(key, candidate.engine)
 
     return [candidate.engine for candidate in sorted(candidates, key=cost)]
@@ -94,7 +92,7 @@ class RoundRobin:
 PLACEMENTS: Final = ("load_and_affinity", "prefix_aware", "round_robin")
 
 
-def placement(name: str) -> Placement:
+def placement_by(name: str) -> Placement:
     """Returns a policy by its name.
 
     Raises:

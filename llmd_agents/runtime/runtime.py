@@ -35,8 +35,8 @@ from .contexts import Context, Contexts
 from .directives import PENDING_MAX, Issued, Ledger
 from .graph import ProgramGraph, ProgramRecord, StepRecord
 from .journal import Journal
-from .placement import Candidate, spread
-from .placement import placement as _placement
+from .load import Occupancy
+from .placement import Candidate, placement_by, spread
 
 DEFAULT_TENANT = "default"
 
@@ -127,6 +127,8 @@ class Call:
     expected: list[tuple[int, int]] = field(default_factory=list)
     predicted: list[bytes] = field(default_factory=list)
     copy: str | None = None
+    occupies: list[bytes] = field(default_factory=list)
+    dispatched_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -137,6 +139,7 @@ class EngineState:
         epoch: names the run of the engine whose residency events are followed; None without any.
         kv: what it tells of its cache and the directives that it takes; None if it takes none.
         context: bytes of prompt of all calls under way there.
+        occupancy: what they take of its device.
     """
 
     up: bool = True
@@ -146,6 +149,7 @@ class EngineState:
     running: int = 0
     queued: int = 0
     context: int = 0
+    occupancy: Occupancy = field(default_factory=Occupancy)
     requests: int = 0
     failed: int = 0
     prompt_tokens: int = 0
@@ -194,7 +198,7 @@ class Runtime:
         journal: Journal | None = None,
     ) -> None:
         self.engines = {engine: EngineState() for engine in engines}
-        self._placement = _placement(placement)
+        self._placement = placement_by(placement)
         self._mode = Mode(mode)
         self._journal = journal
         self._ledger = Ledger()
@@ -277,6 +281,8 @@ class Runtime:
         contexts = self._tenants[call.tenant].contexts
         state = self.engines[engine]
         call.engine = engine
+        call.dispatched_at = at
+        call.occupies = state.occupancy.enter(self._parts(call))
         call.answering = False
         call.copy = self._copy_for(call, engine)
         call.expected = contexts.expected(call.digest, engine)
@@ -445,6 +451,7 @@ class Runtime:
 
     def _candidates(self, contexts: Contexts, digest: bytes | None) -> list[Candidate]:
         held = contexts.resident(digest)
+        certain = contexts.certain(digest)
         on_device = contexts.on_device(digest)
         candidates = []
         for name, state in self.engines.items():
@@ -452,8 +459,8 @@ class Runtime:
                 continue
             resident = on_device.get(name, 0)
             depth = held[name].depth if name in held else 0
-            source = self._source(held, name)
-            copyable = held[source].depth - depth if source is not None else 0
+            source = self._source(certain, name, depth)
+            copyable = certain[source].depth - depth if source is not None else 0
             candidates.append(
                 Candidate(
                     engine=name,
@@ -461,33 +468,36 @@ class Runtime:
                     queued=state.queued,
                     running=state.running,
                     loadable=depth - resident,
-                    context=state.context,
                     copyable=copyable,
                 )
             )
         return candidates
 
-    def _source(self, held: Mapping[str, Context], engine: str) -> str | None:
-        """Returns the peer from which an engine may best copy a context that it holds less of, if any."""
+    def _parts(self, call: Call) -> list[tuple[bytes, int]]:
+        parts = self._tenants[call.tenant].contexts.parts(call.digest)
+        return parts or [(call.id.to_bytes(8, "big"), call.size)]
+
+    def _source(self, certain: Mapping[str, Context], engine: str, depth: int) -> str | None:
+        """Returns the peer from which an engine that holds `depth` bytes of a context may best copy more."""
         kv = self.engines[engine].kv
         if self._mode is not Mode.ACT or kv is None or kv.rates is None or "prefetch" not in kv.directives:
             return None
         copying, computing = kv.rates.peer_s_per_token, kv.rates.prefill_s_per_token
         if copying is None or copying > COPY_MAX_COST * computing:
             return None
-        own = held[engine].depth if engine in held else 0
-        peers = [name for name in held if name != engine and self.engines[name].up]
-        best = max(peers, key=lambda name: held[name].depth, default=None)
-        return best if best is not None and held[best].depth - own >= COPY_MIN_BYTES else None
+        peers = [name for name in certain if name != engine and self.engines[name].up]
+        best = max(peers, key=lambda name: certain[name].depth, default=None)
+        return best if best is not None and certain[best].depth - depth >= COPY_MIN_BYTES else None
 
     def _copy_for(self, call: Call, engine: str) -> str | None:
         """Has an engine that a call goes to copy what a peer holds of its context."""
-        held = self._tenants[call.tenant].contexts.resident(call.digest)
-        source = self._source(held, engine)
+        contexts = self._tenants[call.tenant].contexts
+        held, certain = contexts.resident(call.digest), contexts.certain(call.digest)
+        source = self._source(certain, engine, held[engine].depth if engine in held else 0)
         if source is None:
             return None
         scope = self._tenants[call.tenant].scope
-        directive = Prefetch(digest=held[source].digest, scope=scope, peer=source)
+        directive = Prefetch(digest=certain[source].digest, scope=scope, peer=source)
         return self._issue(call.tenant, engine, directive, call.program, None)
 
     def _advise(self, advice: Advice, event: Event, at: float) -> None:
@@ -543,6 +553,9 @@ class Runtime:
         state = self.engines[call.engine]
         state.running -= 1
         state.context -= call.size
+        state.occupancy.leave(call.occupies)
+        if answered:
+            state.occupancy.took(at - call.dispatched_at)
         if not call.answering:
             state.queued -= call.missing
         call.engine = None

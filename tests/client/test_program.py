@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from llmd_agents import instrument, program, tool
-from llmd_agents.hints import BranchEnded
+from llmd_agents import Forecast, instrument, program, tool
+from llmd_agents.client.clock import use_clock
+from llmd_agents.client.sender import use_sender
+from llmd_agents.hints import BranchEnded, Event
 from llmd_agents.hints.events import ToolFinished, ToolStarted
 from tests.recording import RecordingServer, recording_server
 
@@ -300,3 +302,64 @@ def test_an_async_generator_closed_elsewhere_leaves_no_frame() -> None:
         await asyncio.create_task(generator.aclose())
 
     asyncio.run(main())
+
+
+def test_forecasts(server: tuple[RecordingServer, str]) -> None:
+    recorded, url = server
+    with OpenAI(base_url=url, api_key="k") as client, program("p") as run:
+        instrument(client)
+        with run.label(kind="plan", forecast=Forecast(next="fork", fan_out=8)):
+            client.chat.completions.create(model="m", messages=messages("a"))
+            with run.label(agent="inner"):
+                client.chat.completions.create(model="m", messages=messages("b"))
+        client.chat.completions.create(model="m", messages=messages("c"))
+    assert [step.forecast for step in recorded.steps] == [Forecast(next="fork", fan_out=8), None, None]
+    assert "next=fork;width=8" in recorded.calls[0].headers["x-llmd-hints"]
+    with pytest.raises(ValueError, match="next"):
+        Forecast(next="lunch")
+
+
+class Kept:
+    """A sender that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.hurried = 0
+
+    @property
+    def idle(self) -> bool:
+        return self.hurried > 0
+
+    def put(self, event: Event, authorization: str | None) -> None:
+        assert authorization == "Bearer k"
+        self.events.append(event)
+
+    def hurry(self) -> None:
+        self.hurried += 1
+
+    def flush(self, timeout: float) -> bool:
+        self.hurry()
+        return True
+
+
+def test_another_sender_and_another_clock(server: tuple[RecordingServer, str]) -> None:
+    recorded, url = server
+    kept = Kept()
+
+    async def main() -> None:
+        async with AsyncOpenAI(base_url=url, api_key="k") as client:
+            instrument(client)
+            async with program("p"):
+                await client.chat.completions.create(model="m", messages=messages("a"))
+
+    with use_sender(f"{url}/agent/events", kept), use_clock(lambda: 42.5):
+        asyncio.run(main())
+    assert [(event.type, event.at) for event in kept.events] == [
+        ("program_started", 42.5),
+        ("program_finished", 42.5),
+    ]
+    assert kept.hurried == 1
+    assert not recorded.events
+    asyncio.run(main())
+    recorded.wait_for(lambda: len(recorded.events) == 2)
+    assert all(event.at > 1e9 for event in recorded.events)

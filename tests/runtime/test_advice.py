@@ -533,7 +533,7 @@ def test_where_copies_are_cheap_a_busy_engine_is_left() -> None:
         story = Story("a", "b", kv=kv)
         story.start()
         story.step("s1", [LONG], engine="a")
-        for number in range(3):
+        for number in range(6):
             other = story.arrive("s1", ["y" * 100_000, str(number)], program=f"other-{number}")
             story.runtime.dispatched(other, "a", 0.0)
             story.runtime.answering(other, 0.0)

@@ -44,7 +44,8 @@ def play(
         block_size=64, num_blocks=cache_blocks + 1, max_model_len=longest, max_num_batched_tokens=8192
     )
     servers = [EngineServer(profile, time_scale=SPEED, listener=record.append) for record in records]
-    with stack(servers) as running:
+    # Directives would change what is evicted, and calls that move would copy.
+    with stack(servers, mode="observe") as running:
         options = ReplayOptions(speed=SPEED, hints=hints)
         report = asyncio.run(replay(sessions, running.router, running.engines, options))
     return report, records
