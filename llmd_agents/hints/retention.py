@@ -149,11 +149,18 @@ def _beyond(held: Sequence[Held], promoted: Sequence[int], budget: Budget) -> li
     spent: dict[str | None, float] = {}
     total = 0.0
     full: set[str | None] = set()
+    left_out: set[int | None] = set()
     for index in promoted:
         scope, size = held[index].scope, held[index].size
         of_scope = spent.get(scope, 0.0) + size
-        if scope in full or total + size > budget.total or of_scope > budget.by_scope.get(scope, math.inf):
+        if (
+            scope in full
+            or held[index].parent in left_out
+            or total + size > budget.total
+            or of_scope > budget.by_scope.get(scope, math.inf)
+        ):
             full.add(scope)
+            left_out.add(index)
             beyond.append(index)
         else:
             total += size

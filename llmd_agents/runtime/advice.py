@@ -132,7 +132,7 @@ class Advice:
         plan = self._plan(record, tip, forecast.fan_out)
         if plan is not None:
             record.expected[step.branch] = plan
-            self._replicate(program, plan, call)
+            self._replicate(program, plan, tip.engine, call)
 
     def ended(
         self, program: str, step: Step, forecast: Forecast | None, at: float, *, answered: bool
@@ -218,7 +218,7 @@ class Advice:
         if plan is None and tips:
             plan = self._plan(record, tips[-1], width)
             if plan is not None:
-                self._replicate(program, plan, None)
+                self._replicate(program, plan, tips[-1].engine, None)
         record.declare(fork, plan)
 
     # --- what placement asks, and what engines answer
@@ -382,7 +382,7 @@ class Advice:
         copies = self._trust.runs(record.workflow)
         held = self._contexts.resident(context.digest)
         on_device = self._contexts.on_device(context.digest)
-        source = self._source(context)
+        source = self._source(context, tip.engine)
         sites = []
         for name, state in self._engines.items():
             if not state.up:
@@ -404,19 +404,20 @@ class Advice:
         output = learned.median if learned is not None else DEFAULT_OUTPUT_TOKENS
         return plan_fork(context.digest, width, tokens, sites, output)
 
-    def _source(self, context: Context) -> str | None:
-        """Returns an engine that is known to hold a context whole, on the device if there is one."""
+    def _source(self, context: Context, computed_by: str | None) -> str | None:
+        """Returns an engine that holds a context whole, on the device if there is one: it says so, or has
+        just computed it."""
         holders = [
             name
             for name, residence in context.holders.items()
-            if residence.certain and self._engines[name].up
+            if (residence.certain or name == computed_by) and self._engines[name].up
         ]
         holders.sort(key=lambda name: Tier.DEVICE.value not in context.holders[name].tiers)
         return holders[0] if holders else None
 
-    def _replicate(self, program: str, plan: Plan, call: int | None) -> None:
+    def _replicate(self, program: str, plan: Plan, computed_by: str | None, call: int | None) -> None:
         context = self._contexts.get(plan.digest)
-        source = self._source(context) if context is not None else None
+        source = self._source(context, computed_by) if context is not None else None
         for engine, way in plan.ways.items():
             directive: Directive | None = None
             if way == "copy" and source is not None:

@@ -18,8 +18,9 @@ is cached lets a step that holds its context pass it by, and to compute what ano
 LOADING_COST: Final = 0.08
 """What loading a byte of prompt from a lower tier costs, beside computing it."""
 
-COPYING_COST: Final = 0.12
-"""What copying a byte of prompt from a peer costs, beside computing it."""
+COPYING_COST: Final = 0.5
+"""What copying a byte of prompt from a peer costs. More than the time it takes beside computing it: a copy
+pushes other context out, and a program that moves back and forth is copied each time."""
 
 
 @dataclass(frozen=True, slots=True)

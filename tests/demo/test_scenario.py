@@ -13,10 +13,10 @@ def test_the_packaged_scenario() -> None:
     scenario = read_scenario()
     profile = scenario.fleet.engine_profile()
     assert (scenario.seeds, scenario.pressures) == (5, (1.2, 2.0, 3.0))
-    assert profile.name == "l40s-8b"
-    assert scenario.fleet.tokens == 1_140_000
-    assert profile.cache_tokens == pytest.approx(190_000, abs=64)
-    assert profile.host_blocks * profile.block_size == pytest.approx(190_000, abs=64)
+    assert profile.name == "h100-8b"
+    assert scenario.fleet.tokens == 2_640_000
+    assert profile.cache_tokens == pytest.approx(440_000, abs=64)
+    assert profile.host_blocks * profile.block_size == pytest.approx(440_000, abs=64)
 
 
 @pytest.mark.parametrize("pressure", [1.2, 2.0, 3.0])

@@ -533,7 +533,7 @@ def test_where_copies_are_cheap_a_busy_engine_is_left() -> None:
         story = Story("a", "b", kv=kv)
         story.start()
         story.step("s1", [LONG], engine="a")
-        for number in range(6):
+        for number in range(16):
             other = story.arrive("s1", ["y" * 100_000, str(number)], program=f"other-{number}")
             story.runtime.dispatched(other, "a", 0.0)
             story.runtime.answering(other, 0.0)
@@ -565,3 +565,15 @@ def test_a_copy_that_is_refused_is_no_longer_counted_on() -> None:
     story.runtime.ended_early(call, "cancelled", 0.0)
     story.runtime.directive_answered(issued.id, None, 0.0)
     assert set(story.runtime.contexts("default").resident(call.digest)) == {"a"}
+
+
+def test_the_engine_that_has_computed_a_context_is_a_source_before_it_says_so() -> None:
+    story = Story()
+    story.start()
+    other = chain({"model": "m", "messages": [{"role": "user", "content": "other"}]})[-1].digest
+    for engine in ("a", "b", "c"):
+        story.report(engine, other, "device", resident=True, tokens=10)
+    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=8))
+    story.runtime.dispatched(call, "a", 0.0)
+    story.runtime.answering(call, 1.0)
+    assert {directive.peer for _, directive in story.issued(Prefetch)} == {"a"}

@@ -52,7 +52,7 @@ def test_no_engines_no_ranking() -> None:
 
 
 def test_what_lies_in_a_lower_tier_or_at_a_peer_is_nearly_as_good_as_held() -> None:
-    holder = Candidate("holder", 90_000, queued=0, running=8)
+    holder = Candidate("holder", 90_000, queued=0, running=16)
     host = Candidate("host", 0, queued=0, running=0, loadable=90_000)
     peer = Candidate("peer", 0, queued=0, running=0, copyable=90_000)
     assert load_and_affinity([holder, host, peer, *idle("none")], 100_000, "k") == [
