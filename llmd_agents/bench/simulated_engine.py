@@ -56,15 +56,7 @@ class SimulatedEngine:
         Raises:
             RequestTooLarge: if it could never run.
         """
-        request = EngineRequest(
-            id=request_id,
-            prompt=completion.prompt.tokens,
-            output=completion.output,
-            root=completion.root,
-            boundaries=completion.boundaries,
-            scope=completion.scope,
-        )
-        return self._submit(request)
+        return self._submit(completion.request(request_id))
 
     async def direct(
         self, action_id: str, directive: Directive, peers: Mapping[str, SimulatedEngine], network_s: float

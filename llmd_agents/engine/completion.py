@@ -12,6 +12,7 @@ from llmd_agents.hints import Link, UnreadableContext, chain, residency_scope
 from .blocks import cache_root
 from .profile import EngineProfile
 from .reply_text import ReplyText
+from .request import EngineRequest
 from .said import Said, ToolCall, say
 from .script import Script, reply_to
 from .tokenizer import BYTES_PER_TOKEN, Prompt, UnrenderablePrompt, render
@@ -59,6 +60,17 @@ class Completion:
     include_usage: bool
     calls: tuple[ToolCall, ...] = ()
     said_tokens: int = 0
+
+    def request(self, request_id: str) -> EngineRequest:
+        """Returns it as the core takes it."""
+        return EngineRequest(
+            id=request_id,
+            prompt=self.prompt.tokens,
+            output=self.output,
+            root=self.root,
+            boundaries=self.boundaries,
+            scope=self.scope,
+        )
 
 
 def read_completion(

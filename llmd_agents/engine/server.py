@@ -37,7 +37,7 @@ from .metrics import CONTENT_TYPE, EngineMetrics
 from .openai_api import ENGINE_HEADER, FINGERPRINT, Chunks
 from .profile import EngineProfile
 from .records import Listener
-from .request import EngineRequest, RequestStats
+from .request import RequestStats
 from .script import SCRIPT_HEADER, Script, packaged_scripts
 
 BODY_MAX_BYTES: Final = 64 << 20
@@ -255,15 +255,7 @@ class EngineServer:
         return self._scripts.get(name.decode("latin-1"))
 
     def _submit(self, request_id: str, completion: Completion) -> Reply:
-        request = EngineRequest(
-            id=request_id,
-            prompt=completion.prompt.tokens,
-            output=completion.output,
-            root=completion.root,
-            boundaries=completion.boundaries,
-            scope=completion.scope,
-        )
-        reply = self._loop.submit(request)
+        reply = self._loop.submit(completion.request(request_id))
         self._running[request_id] = completion
         return reply
 

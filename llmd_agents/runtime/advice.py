@@ -171,12 +171,10 @@ class Advice:
     ) -> None:
         """A branch waits for a tool."""
         record = self._programs.get(program)
-        waiting = (
-            [tip for tip in record.tips.of_branch(branch) if tip.idle_since is not None] if record else ()
-        )
-        if not waiting:
+        tips = record.tips.of_branch(branch) if record is not None else []
+        tip = next((tip for tip in reversed(tips) if tip.idle_since is not None), None)
+        if tip is None:
             return
-        tip = waiting[-1]
         wait = f"tool\0{tool}"
         prediction = self._durations.predict(wait, expected, sigma, PRIORS[Next.TOOL])
         assert prediction is not None, "a prior was given"
@@ -235,10 +233,10 @@ class Advice:
                 if plan.digest in path:
                     record.declare(fork, record.expected.pop(branch))
                     break
-        plan_ = record.plans.get(fork)
-        return (
-            plan_.engines[index % len(plan_.engines)] if plan_ is not None and plan_.digest in path else None
-        )
+        planned = record.plans.get(fork)
+        if planned is None or planned.digest not in path:
+            return None
+        return planned.engines[index % len(planned.engines)]
 
     def copy_failed(self, program: str, engine: str, digest: bytes) -> None:
         """An engine cannot get a context that it was to have: branches to come go to the others."""
