@@ -1,8 +1,10 @@
 """Every context that a tenant's calls have named, by chain digest, and which engines hold it."""
 
+import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from llmd_agents.hints import (
     Hints,
@@ -18,6 +20,8 @@ from llmd_agents.hints import (
 
 CONTEXTS_MAX = 200_000
 BYTES_PER_TOKEN = 4
+
+_DEVICE: Final = Tier.DEVICE.value
 
 
 @dataclass(slots=True)
@@ -62,6 +66,29 @@ class Context:
                 if tokens is not None:
                     return tokens
         return self.depth // BYTES_PER_TOKEN
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What engines hold of a context, as one walk along its path found it.
+
+    Attributes:
+        path: the contexts from its end towards the start of the prompt, as far as they are known.
+        resident: for each engine that holds any of it, the longest prefix of a context that it holds; in the
+            order of their lengths, the longest first.
+        certain: the same of what engines are known to hold.
+        on_device: for each engine, how many bytes of it are on the device.
+    """
+
+    path: list[Context]
+    resident: dict[str, Context]
+    certain: dict[str, Context]
+    on_device: dict[str, int]
+
+    def parts(self) -> list[tuple[bytes, int]]:
+        """Returns the contexts on the path, each with the bytes that it adds to the next."""
+        ends = [context.depth for context in self.path[1:]] + [0]
+        return [(context.digest, context.depth - end) for context, end in zip(self.path, ends, strict=False)]
 
 
 class Contexts:
@@ -114,26 +141,28 @@ class Contexts:
         """Adds the context of a request whose body was read; returns the digest of the whole."""
         return self.declare(None, segments_of(links))
 
-    def path(self, digest: bytes | None) -> Iterator[Context]:
-        """Yields the contexts from `digest` towards the start of the prompt, as far as they are known."""
-        depth = None
-        while digest is not None and (context := self._contexts.get(digest)) is not None:
+    def path(self, digest: bytes | None) -> list[Context]:
+        """Returns the contexts from `digest` towards the start of the prompt, as far as they are known."""
+        path: list[Context] = []
+        known = self._contexts.get
+        depth = math.inf
+        while digest is not None and (context := known(digest)) is not None:
             # Depths fall on every honest path; forged digests and sizes must not make it a circle.
-            if depth is not None and context.depth >= depth:
-                return
-            yield context
+            if context.depth >= depth:
+                break
+            path.append(context)
             depth = context.depth
             digest = context.parent
+        return path
 
     # --- what is alive
 
     def use(self, digest: bytes | None) -> tuple[bytes, ...]:
         """Counts the end of a live branch in, on its whole path; returns what to give to `leave`."""
-        path = []
-        for context in self.path(digest):
+        path = self.path(digest)
+        for context in path:
             context.users += 1
-            path.append(context.digest)
-        return tuple(path)
+        return tuple(context.digest for context in path)
 
     def leave(self, path: Sequence[bytes]) -> None:
         """Takes back a `use`."""
@@ -154,55 +183,66 @@ class Contexts:
             dead.append(context)
         return dead, None
 
-    def parts(self, digest: bytes | None) -> list[tuple[bytes, int]]:
-        """Returns the contexts on a path, from its end on, each with the bytes that it adds to the next."""
-        path = list(self.path(digest))
-        ends = [context.depth for context in path[1:]] + [0]
-        return [(context.digest, context.depth - end) for context, end in zip(path, ends, strict=False)]
-
     # --- what engines hold
+
+    def holdings(self, digest: bytes | None) -> Holdings:
+        """Returns a context's path and what engines hold of it."""
+        path = self.path(digest)
+        resident: dict[str, Context] = {}
+        certain: dict[str, Context] = {}
+        on_device: dict[str, int] = {}
+        holders = len(self._held)
+        for context in path:
+            for engine, residence in context.holders.items():
+                resident.setdefault(engine, context)
+                if residence.certain:
+                    certain.setdefault(engine, context)
+                if engine not in on_device and _DEVICE in residence.tiers:
+                    on_device[engine] = context.depth
+            if len(certain) == len(on_device) == holders:
+                break  # what follows is shorter, and all that hold anything are found
+        return Holdings(path, resident, certain, on_device)
 
     def resident(self, digest: bytes | None) -> dict[str, Context]:
         """Returns, for each engine that holds any of it, the longest prefix of a context that it holds."""
-        longest: dict[str, Context] = {}
-        for context in self.path(digest):
-            for engine in context.holders:
-                longest.setdefault(engine, context)
-        return longest
-
-    def certain(self, digest: bytes | None) -> dict[str, Context]:
-        """Returns, for each engine that is known to hold any of it, the longest prefix that it is known to
-        hold."""
-        longest: dict[str, Context] = {}
-        for context in self.path(digest):
-            for engine, residence in context.holders.items():
-                if residence.certain:
-                    longest.setdefault(engine, context)
-        return longest
+        return self.holdings(digest).resident
 
     def on_device(self, digest: bytes | None) -> dict[str, int]:
         """Returns, for each engine, how many bytes of a context it holds on the device."""
-        longest: dict[str, int] = {}
-        for context in self.path(digest):
-            for engine, residence in context.holders.items():
-                if engine not in longest and Tier.DEVICE.value in residence.tiers:
-                    longest[engine] = context.depth
-        return longest
+        return self.holdings(digest).on_device
+
+    def parts(self, digest: bytes | None) -> list[tuple[bytes, int]]:
+        """Returns the contexts on a path, from its end on, each with the bytes that it adds to the next."""
+        return self.holdings(digest).parts()
 
     def predict(self, digest: bytes | None, engine: str) -> list[bytes]:
-        """Assumes that an engine that is sent a prompt will hold all of it; returns what is new."""
-        new = [context for context in self.path(digest) if engine not in context.holders]
+        """Assumes that an engine will hold all of a context; returns what is new."""
+        return self.sent(self.path(digest), engine)[1]
+
+    def sent(self, path: Sequence[Context], engine: str) -> tuple[list[tuple[int, int]], list[bytes]]:
+        """Assumes that an engine that is sent a prompt will hold all of it.
+
+        Returns:
+            What it was believed to hold before, as (depth, last use) of each prefix, deepest first; and the
+            digests of what is new.
+        """
+        believed: list[tuple[int, int]] = []
+        new: list[Context] = []
+        for context in path:
+            residence = context.holders.get(engine)
+            if residence is None:
+                new.append(context)
+            else:
+                believed.append((context.depth, residence.used))
         for context in new:
-            self._hold(context, engine, {Tier.DEVICE.value: None}, certain=False)
-        return [context.digest for context in new]
+            self._hold(context, engine, {_DEVICE: None}, certain=False)
+        return believed, [context.digest for context in new]
 
     def settle(self, digest: bytes | None, engine: str) -> None:
         """Notes that an engine has computed a prompt, so that it holds all of it, its beginning used last."""
-        for context in list(self.path(digest)):
+        for context in self.path(digest):
             residence = context.holders.get(engine)
-            self._hold(
-                context, engine, residence.tiers if residence else {Tier.DEVICE.value: None}, certain=True
-            )
+            self._hold(context, engine, residence.tiers if residence else {_DEVICE: None}, certain=True)
 
     def retract(self, digests: Sequence[bytes], engine: str) -> None:
         """Takes predictions back that have not become certain since."""
@@ -211,14 +251,6 @@ class Contexts:
             residence = context.holders.get(engine) if context else None
             if residence is not None and not residence.certain:
                 self._lose(digest, engine)
-
-    def expected(self, digest: bytes | None, engine: str) -> list[tuple[int, int]]:
-        """Returns (depth, last use) of each prefix that an engine is believed to hold, deepest first."""
-        return [
-            (context.depth, residence.used)
-            for context in self.path(digest)
-            if (residence := context.holders.get(engine)) is not None
-        ]
 
     def give_up(self, engine: str, until: int) -> None:
         """Gives up all that an engine was last known to use at `until` or before.
@@ -267,8 +299,14 @@ class Contexts:
 
     def _hold(self, context: Context, engine: str, tiers: dict[str, int | None], *, certain: bool) -> None:
         self._uses += 1
-        context.holders[engine] = Residence(tiers, self._uses, certain)
-        held = self._held.setdefault(engine, OrderedDict())
+        residence = context.holders.get(engine)
+        if residence is None:
+            context.holders[engine] = Residence(tiers, self._uses, certain)
+        else:
+            residence.tiers, residence.used, residence.certain = tiers, self._uses, certain
+        held = self._held.get(engine)
+        if held is None:
+            held = self._held[engine] = OrderedDict()
         held[context.digest] = None
         held.move_to_end(context.digest)
 

@@ -31,7 +31,7 @@ from llmd_agents.hints import (
 )
 
 from .advice import Advice
-from .contexts import Context, Contexts
+from .contexts import Contexts, Holdings
 from .directives import PENDING_MAX, Issued, Ledger
 from .graph import ProgramGraph, ProgramRecord, StepRecord
 from .journal import Journal
@@ -282,12 +282,14 @@ class Runtime:
         state = self.engines[engine]
         call.engine = engine
         call.dispatched_at = at
-        call.occupies = state.occupancy.enter(self._parts(call))
+        holdings = contexts.holdings(call.digest)
+        parts = holdings.parts() or [(call.id.to_bytes(8, "big"), call.size)]
+        call.occupies = state.occupancy.enter(parts)
         call.answering = False
-        call.copy = self._copy_for(call, engine)
-        call.expected = contexts.expected(call.digest, engine)
+        call.copy = self._copy_for(call, engine, holdings)
+        # Only now: what is copied counts as held already.
+        call.expected, call.predicted = contexts.sent(holdings.path, engine)
         call.missing = max(call.size - (call.expected[0][0] if call.expected else 0), 0)
-        call.predicted = contexts.predict(call.digest, engine)
         state.running += 1
         state.queued += call.missing
         state.context += call.size
@@ -450,17 +452,16 @@ class Runtime:
             self._journal.note(name, fields)
 
     def _candidates(self, contexts: Contexts, digest: bytes | None) -> list[Candidate]:
-        held = contexts.resident(digest)
-        certain = contexts.certain(digest)
-        on_device = contexts.on_device(digest)
+        holdings = contexts.holdings(digest)
         candidates = []
         for name, state in self.engines.items():
             if not state.up:
                 continue
-            resident = on_device.get(name, 0)
-            depth = held[name].depth if name in held else 0
-            source = self._source(certain, name, depth)
-            copyable = certain[source].depth - depth if source is not None else 0
+            resident = holdings.on_device.get(name, 0)
+            held = holdings.resident.get(name)
+            depth = held.depth if held is not None else 0
+            source = self._source(holdings, name)
+            copyable = holdings.certain[source].depth - depth if source is not None else 0
             candidates.append(
                 Candidate(
                     engine=name,
@@ -473,31 +474,29 @@ class Runtime:
             )
         return candidates
 
-    def _parts(self, call: Call) -> list[tuple[bytes, int]]:
-        parts = self._tenants[call.tenant].contexts.parts(call.digest)
-        return parts or [(call.id.to_bytes(8, "big"), call.size)]
-
-    def _source(self, certain: Mapping[str, Context], engine: str, depth: int) -> str | None:
-        """Returns the peer from which an engine that holds `depth` bytes of a context may best copy more."""
+    def _source(self, holdings: Holdings, engine: str) -> str | None:
+        """Returns the peer from which an engine may best copy more of a context than it holds."""
         kv = self.engines[engine].kv
         if self._mode is not Mode.ACT or kv is None or kv.rates is None or "prefetch" not in kv.directives:
             return None
         copying, computing = kv.rates.peer_s_per_token, kv.rates.prefill_s_per_token
         if copying is None or copying > COPY_MAX_COST * computing:
             return None
-        peers = [name for name in certain if name != engine and self.engines[name].up]
-        best = max(peers, key=lambda name: certain[name].depth, default=None)
-        return best if best is not None and certain[best].depth - depth >= COPY_MIN_BYTES else None
+        # The longest come first.
+        best = next((name for name in holdings.certain if name != engine and self.engines[name].up), None)
+        if best is None:
+            return None
+        held = holdings.resident.get(engine)
+        spared = holdings.certain[best].depth - (held.depth if held is not None else 0)
+        return best if spared >= COPY_MIN_BYTES else None
 
-    def _copy_for(self, call: Call, engine: str) -> str | None:
+    def _copy_for(self, call: Call, engine: str, holdings: Holdings) -> str | None:
         """Has an engine that a call goes to copy what a peer holds of its context."""
-        contexts = self._tenants[call.tenant].contexts
-        held, certain = contexts.resident(call.digest), contexts.certain(call.digest)
-        source = self._source(certain, engine, held[engine].depth if engine in held else 0)
+        source = self._source(holdings, engine)
         if source is None:
             return None
         scope = self._tenants[call.tenant].scope
-        directive = Prefetch(digest=certain[source].digest, scope=scope, peer=source)
+        directive = Prefetch(digest=holdings.certain[source].digest, scope=scope, peer=source)
         return self._issue(call.tenant, engine, directive, call.program, None)
 
     def _advise(self, advice: Advice, event: Event, at: float) -> None:

@@ -123,7 +123,8 @@ def test_what_was_used_before_an_evicted_context_went_before_it() -> None:
     for prompt in ("old", "mid", "new"):
         contexts.declare(None, segments(prompt))
         contexts.settle(digest(prompt), "one")
-    (deepest, *_) = contexts.expected(digest("mid"), "one")
+    (deepest, *_), new = contexts.sent(contexts.path(digest("mid")), "one")
+    assert new == []
     contexts.give_up("one", deepest[1])
     assert held(contexts, "old") == {}
     assert held(contexts, "mid") == {"one": 200}  # the beginning of a prompt outlives its end
@@ -135,7 +136,7 @@ def test_a_finer_declaration_replaces_a_coarser_one() -> None:
     merged = segments("abcd")[3].model_copy(update={"size": 400, "merged": 4})
     contexts.declare(None, [merged])
     contexts.declare(None, segments("abcd"))
-    assert len(list(contexts.path(digest("abcd")))) == 4
+    assert len(contexts.path(digest("abcd"))) == 4
 
 
 def test_forged_digests_and_sizes_make_no_circle() -> None:
@@ -154,7 +155,50 @@ def test_forged_digests_and_sizes_make_no_circle() -> None:
         forge("D", "C", size)
         forge(None, "CDCD", size)
         for name in "CDZpqrs":
-            assert len(list(contexts.path(digest(name)))) <= 4
+            assert len(contexts.path(digest(name))) <= 4
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("ab", min_size=1, max_size=4),
+            st.sampled_from(["one", "two", "three"]),
+            st.sampled_from(["sent", "settle", "device", "host", "gone", "clear"]),
+        ),
+        max_size=30,
+    )
+)
+def test_one_walk_finds_the_longest_prefix_of_each_engine(happened: list[tuple[str, str, str]]) -> None:
+    contexts = Contexts()
+    for name, engine, what in happened:
+        contexts.declare(None, segments(name))
+        match what:
+            case "sent":
+                contexts.predict(digest(name), engine)
+            case "settle":
+                contexts.settle(digest(name), engine)
+            case "gone":
+                contexts.report(engine, batch([name], resident=False), None)
+            case "clear":
+                contexts.clear(engine)
+            case tier:
+                contexts.report(engine, batch([name], tier=tier), None)
+    for name in {name for name, _, _ in happened}:
+        found = contexts.holdings(digest(name))
+        assert [context.digest for context in found.path] == [
+            digest(name[:end]) for end in range(len(name), 0, -1)
+        ]
+        assert found.parts() == [(context.digest, 100) for context in found.path]
+        for engine in ("one", "two", "three"):
+            held = [(context, context.holders[engine]) for context in found.path if engine in context.holders]
+            certain = [context for context, residence in held if residence.certain]
+            on_device = [context.depth for context, residence in held if "device" in residence.tiers]
+            assert found.resident.get(engine) is (held[0][0] if held else None)
+            assert found.certain.get(engine) is (certain[0] if certain else None)
+            assert found.on_device.get(engine) == (on_device[0] if on_device else None)
+        for longest in (found.resident, found.certain):
+            depths = [context.depth for context in longest.values()]
+            assert depths == sorted(depths, reverse=True)
 
 
 @given(st.lists(st.text("ab", min_size=1, max_size=6), max_size=60))
