@@ -8,7 +8,7 @@ decide differently.
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
@@ -32,22 +32,29 @@ class Journal:
         self.note("runtime", {**fields, "placement": placement, "mode": mode})
 
     def note(self, name: str, fields: Mapping[str, object]) -> None:
-        line = {"is": name, **{key: _plain(value) for key, value in fields.items()}}
-        self._write(json.dumps(line, separators=(",", ":")).encode())
+        self._write(_ENCODER.encode({"is": name, **fields}).encode())
+
+
+_NAMES: Final[dict[type[Any], tuple[str, ...]]] = {}
+"""The fields of each kind of model and dataclass that was written."""
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value as JSON knows it. Of models only the fields that the contract knows: a peer may send
-    others, with anything in them."""
-    if isinstance(value, BaseModel):
-        fields = {name: getattr(value, name) for name in type(value).model_fields}
-        return {name: _plain(item) for name, item in fields.items() if item is not None}
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    """Returns a value that JSON does not know as one whose parts it may know. Of models only the fields that
+    the contract knows: a peer may send others, with anything in them."""
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, str) else value
+    kind = type(value)
+    model = isinstance(value, BaseModel)
+    names = _NAMES.get(kind)
+    if names is None:
+        fields = kind.model_fields if model else [field.name for field in dataclasses.fields(value)]
+        names = _NAMES[kind] = tuple(fields)
+    if model:
+        return {name: item for name in names if (item := getattr(value, name)) is not None}
+    return {name: getattr(value, name) for name in names}
+
+
+# Lines are made where the body decides, most often on its event loop: plain values go to the C encoder as
+# they are.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), default=_plain)
