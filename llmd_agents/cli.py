@@ -259,6 +259,10 @@ def demo(
     for name in program or ():
         if name not in PROGRAMS:
             _fail(f"--program: {name!r} is none of {', '.join(PROGRAMS)}")
+    if time_scale is not None:
+        background = {"--quick": quick, "--pressure": pressure, "--seeds": seeds}
+        if given := [option for option, value in background.items() if value]:
+            _fail(f"--time-scale: runs seed 1 without background, and so takes no {' or '.join(given)}")
     scenario = read_scenario()
     programs = tuple(dict.fromkeys(program or PROGRAMS))
     try:

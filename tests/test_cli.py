@@ -39,6 +39,11 @@ def test_version_and_help() -> None:
         (("replay", "missing.json"), "missing.json: No such file or directory"),
         (("replay", "--hints", "maybe", "x.json"), "--hints: on or off, not 'maybe'"),
         (("demo", "--program", "chess"), "--program: 'chess' is none of tree-of-thought, react, swarm"),
+        (
+            ("demo", "--time-scale", "20", "--pressure", "2", "--seeds", "3"),
+            "--time-scale: runs seed 1 without background, and so takes no --pressure or --seeds",
+        ),
+        (("demo", "--time-scale", "20", "--quick"), "takes no --quick"),
     ],
 )
 def test_one_line_says_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
