@@ -132,6 +132,10 @@ def engine(
         float,
         typer.Option(min=0, max=1, help="Share of each tier that estimates may keep past LRU order."),
     ] = 0.5,
+    scripts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Scripts that requests may name (TOML); repeat for more.", metavar="FILE"),
+    ] = None,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
     """Run an embedded engine: it models an inference server and its cache, and runs no model."""
@@ -144,6 +148,7 @@ def engine(
             first_come_first_served,
             load_profile,
         )
+        from llmd_agents.engine.script import Script, ScriptError, read_scripts
     if dispatch not in ("fifo", "cached-first"):
         _fail(f"--dispatch: fifo or cached-first, not {dispatch!r}")
     if eviction not in ("next-use", "lru"):
@@ -159,7 +164,10 @@ def engine(
         settings = dataclasses.replace(
             load_profile(profile), **{key: value for key, value in changes.items() if value is not None}
         )
-    except ProfileError as error:
+        replies: dict[str, Script] = {}
+        for path in scripts or ():
+            replies.update(read_scripts(path))
+    except (ProfileError, ScriptError) as error:
         _fail(str(error))
     cached_first = dispatch == "cached-first"
     server = EngineServer(
@@ -170,6 +178,7 @@ def engine(
         dispatch=CachedFirst(aging_bound) if cached_first else first_come_first_served,
         protect_waiting=cached_first,
         retention_budget=retention_budget,
+        scripts=replies,
     )
     _serve(lambda: serving.run(server, host, port, name="engine", until_stdin_closes=until_stdin_closes))
 

@@ -108,4 +108,6 @@ def _parse(name: str, data: bytes) -> dict[str, Script]:
         raise ScriptError(f"not TOML: {error}") from None
     except ValidationError as error:
         raise ScriptError(first_problem(error)) from None
+    if not found:
+        raise ScriptError("holds no script")
     return {f"{name}/{key}": script.replies for key, script in found.items()}

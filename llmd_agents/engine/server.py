@@ -60,7 +60,7 @@ class EngineServer:
         retention_budget: see `EngineCore`.
         listener: see `EngineCore`; called in the server's event loop.
         epoch: names this run of the engine in its residency events; random by default.
-        scripts: what requests may ask for beside the packaged scripts.
+        scripts: what requests may ask for beside the packaged scripts; one of the same name takes its place.
     """
 
     def __init__(

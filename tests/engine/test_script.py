@@ -198,6 +198,7 @@ def test_replies_are_as_long_as_asked_or_as_what_they_must_say(length: int) -> N
     ("text", "message"),
     [
         ("= 1", "not TOML"),
+        ("# to be written", "holds no script"),
         ("a = 1", "a"),
         ("[a]\nreplies = []", "a.replies"),
         ("[a]\nreplies = [{ tokens = 0 }]", "a.replies.0.tokens"),
