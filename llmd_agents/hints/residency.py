@@ -7,8 +7,8 @@ Contexts that were computed under a `cache_salt` carry a `scope`, which tells on
 telling the salt: what one tenant's requests put into a cache says nothing about another's.
 
 Batches are numbered in sequence; a subscription opens with a snapshot, which carries the number of the last
-batch before it. A new epoch, or a gap in
-`seq`, means that what was known of the engine no longer holds until the next snapshot.
+batch before it. A new epoch, or a gap in `seq`, means that what was known of the engine no longer holds until
+the next snapshot.
 """
 
 import hashlib
@@ -36,9 +36,11 @@ def residency_scope(cache_salt: str | None) -> str | None:
 
 
 class ResidencyChange(Contract):
-    """The context named by `digest` is now in `tier`, whole, or no longer.
+    """All of the context named by `digest` that can be cached is now on the device, or no longer.
 
-    `tokens` is the length of that context from the start of the prompt. Tiers of later versions are kept.
+    For a lower `tier`: can now be had from it and the tiers before it, without computing any, or no longer.
+    So what is on the device may be resident in every tier. `tokens` is the length of the context from the
+    start of the prompt. Tiers of later versions are kept.
     """
 
     digest: Digest

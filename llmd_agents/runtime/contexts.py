@@ -29,7 +29,8 @@ class Residence:
     """How an engine holds a context.
 
     Attributes:
-        tiers: length in the engine's tokens, for each tier that holds it whole; None while only predicted.
+        tiers: length in the engine's tokens, for each tier that it is resident in
+            (`hints.ResidencyChange`); None while only predicted.
         used: when it was last known to be used there, on a count of uses.
         certain: the engine said so, or has answered a call with this context; else it is a prediction.
     """
