@@ -37,6 +37,8 @@ class Job:
     prompt_tokens: int
     slots: list[Slot] = field(default_factory=list)
     names: list[int] = field(default_factory=list)
+    named: int = 0
+    """How many of the slots hold whole blocks by now: all from the start on."""
     computed: int = 0
 
 
@@ -97,17 +99,19 @@ class BlockLru:
                 del self._unused[id(slot)]
             slot.users += 1
             job.slots.append(slot)
+        job.named = len(job.slots)
         self.prompt_tokens.setdefault(request_id, job.prompt_tokens)
         self.cached_tokens.setdefault(request_id, len(job.slots) * self._block_tokens)
 
     def _compute(self, job: Job, end: int) -> None:
         while len(job.slots) * self._block_tokens < end:
             job.slots.append(self._free_slot())
-        for index in range(end // self._block_tokens):
-            slot = job.slots[index]
-            if slot.name is None:
-                slot.name = self._name(job, index)
-                self._holders.setdefault(slot.name, []).append(slot)
+        while job.named < end // self._block_tokens:
+            slot = job.slots[job.named]
+            assert slot.name is None
+            slot.name = self._name(job, job.named)
+            self._holders.setdefault(slot.name, []).append(slot)
+            job.named += 1
         job.computed = max(job.computed, end)
 
     def _free_slot(self) -> Slot:
@@ -133,4 +137,4 @@ class BlockLru:
                     self._blank.append(slot)
                 else:
                     self._unused[id(slot)] = slot
-        job.slots = []
+        job.slots, job.named = [], 0
