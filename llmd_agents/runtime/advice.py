@@ -22,8 +22,9 @@ from llmd_agents.hints.limits import SECONDS_MAX
 
 from .contexts import Context, Contexts
 from .declared import DeclaredProgram, ForkTrust
-from .durations import Durations, Prediction
+from .durations import Durations
 from .load import Occupancy
+from .prediction import Prediction
 from .replication import DEFAULT_OUTPUT_TOKENS, DEFAULT_RATES, Plan, Site, plan_fork, ways_to_hold
 from .tips import EARLIER_MAX, Tip
 
@@ -99,11 +100,10 @@ class Advice:
         tip, given_up = record.tips.at((step.branch, step.agent))
         for lost in given_up:
             self._leave(program, lost)
-        if tip.idle_since is not None and tip.wait is not None:
-            self._durations.observe(tip.wait, at - tip.wait_since, tip.hinted)
+        self._durations.end(tip, at)
         follows = tip.under_way == 0 and tip.step in step.parents
         tip.uses += 1
-        tip.idle_since = tip.wait = tip.hinted = None
+        tip.idle_since = tip.wait = None
         tip.step = step.id
         if step.fork is not None:
             record.begin(step.fork.id)
@@ -148,13 +148,14 @@ class Advice:
         tip.idle_since = tip.wait_since = at
         follows = forecast.next if forecast is not None else None
         tip.wait = f"step\0{record.workflow}\0{step.agent}\0{step.kind}\0{follows}"
-        tip.hinted = forecast.after if forecast is not None else None
+        hinted = forecast.after if forecast is not None else None
         sigma = forecast.sigma if forecast is not None else None
         prior = PRIORS.get(follows) if follows is not None else None
-        prediction = self._durations.predict(tip.wait, tip.hinted, sigma, prior)
+        self._durations.begin(tip, tip.wait, at, hinted, prior)
+        prediction = self._durations.predict(tip.wait, at, hinted, sigma, prior)
         if prediction is None:
             return
-        announced = prior is not None or tip.hinted is not None
+        announced = prior is not None or hinted is not None
         if announced or prediction.observations >= OBSERVATIONS_MIN:
             self._expect(program, tip, prediction, at)
 
@@ -176,11 +177,13 @@ class Advice:
         if tip is None:
             return
         wait = f"tool\0{tool}"
-        prediction = self._durations.predict(wait, expected, sigma, PRIORS[Next.TOOL])
-        assert prediction is not None, "a prior was given"
         if tip.wait is not None and tip.wait.startswith("tool\0") and tip.wait_since == at:
             return  # tools that run at once: the first declared stands for them
-        tip.wait, tip.wait_since, tip.hinted = wait, at, expected
+        prior = PRIORS[Next.TOOL]
+        tip.wait, tip.wait_since = wait, at
+        self._durations.begin(tip, wait, at, expected, prior)
+        prediction = self._durations.predict(wait, at, expected, sigma, prior)
+        assert prediction is not None, "a prior was given"
         self._expect(program, tip, prediction, at)
 
     def branch_ended(self, program: str, branch: str) -> None:
@@ -211,13 +214,7 @@ class Advice:
         record = self._programs.get(program)
         if record is None or fork in record.plans:
             return
-        plan = record.expected.pop(branch, None)
-        tips = record.tips.of_branch(branch)
-        if plan is None and tips:
-            plan = self._plan(record, tips[-1], width)
-            if plan is not None:
-                self._replicate(program, plan, tips[-1].engine, None)
-        record.declare(fork, plan)
+        self._begin(program, record, branch, fork, width)
 
     # --- what placement asks, and what engines answer
 
@@ -231,7 +228,7 @@ class Advice:
             # Its branches may come before the event that declares it, but not before the forecast of it.
             for branch, plan in record.expected.items():
                 if plan.digest in path:
-                    record.declare(fork, record.expected.pop(branch))
+                    self._begin(program, record, branch, fork, len(plan.engines))
                     break
         planned = record.plans.get(fork)
         if planned is None or planned.digest not in path:
@@ -288,6 +285,7 @@ class Advice:
 
     def _leave(self, program: str, tip: Tip) -> None:
         tip.uses += 1  # no timer of its may act any more
+        self._durations.drop(tip)
         for path in (*tip.earlier, tip.path):
             self._give_up(program, path, tip.engine)
 
@@ -375,7 +373,7 @@ class Advice:
         context = self._contexts.get(tip.digest) if tip.digest is not None else None
         if context is None:
             return None
-        learned = self._durations.predict(_output_of(record))
+        learned = self._durations.observed(_output_of(record))
         tokens = context.tokens
         copies = self._trust.runs(record.workflow)
         held = self._contexts.resident(context.digest)
@@ -401,6 +399,21 @@ class Advice:
             sites.append(Site(name, rates, way, ready_s, state.running, state.context // 4))
         output = learned.median if learned is not None else DEFAULT_OUTPUT_TOKENS
         return plan_fork(context.digest, width, tokens, sites, output)
+
+    def _begin(self, program: str, record: DeclaredProgram, branch: str, fork: str, width: int) -> None:
+        """Plans a fork whose branches are about to start from a branch's context.
+
+        A plan that was made when it was forecast has brought the context to engines; since then others may
+        have got work that branches would wait for.
+        """
+        plan = record.expected.pop(branch, None)
+        tips = record.tips.of_branch(branch)
+        if tips and (plan is None or plan.digest == tips[-1].digest):
+            fresh = self._plan(record, tips[-1], width)
+            if fresh is not None:
+                self._replicate(program, fresh, tips[-1].engine, None)
+                plan = fresh
+        record.declare(fork, plan)
 
     def _source(self, context: Context, computed_by: str | None) -> str | None:
         """Returns an engine that holds a context whole, on the device if there is one: it says so, or has

@@ -22,8 +22,7 @@ class Tip:
         step: id of its latest step.
         under_way: its calls without an answer.
         idle_since: when its latest answer ended; None before, and while a call is under way.
-        wait: what it is waiting for, as a kind of duration to learn.
-        hinted: the declared median of that wait, in seconds from `wait_since`.
+        wait: what it is waiting for, as a kind of duration to learn, since `wait_since`.
         uses: counts its calls; a timer set for an earlier one is stale.
     """
 
@@ -36,7 +35,6 @@ class Tip:
     idle_since: float | None = None
     wait: str | None = None
     wait_since: float = 0.0
-    hinted: float | None = None
     uses: int = 0
     earlier: list[tuple[bytes, ...]] = field(default_factory=list)
     """Paths of contexts that the tip left without extending them, and that may be met again."""
