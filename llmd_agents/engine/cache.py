@@ -46,8 +46,9 @@ class PrefixCache:
         self.budget = int(retention_budget * self.pool.usable)
         """Blocks of the device that estimates may keep."""
         self.follows_estimates = isinstance(order, ByNextUse)
+        self._dearer = profile.dearer_per_block
         if isinstance(order, ByNextUse):
-            order.bind(self.contexts, self.budget)
+            order.bind(self.contexts, 0, self.budget, self._dearer)
         self.tiers: list[LowerTier] = []
         for level, (tier, blocks) in enumerate(below):
             self.tiers.append(self._tier(tier, blocks, level, retention_budget))
@@ -204,7 +205,7 @@ class PrefixCache:
         order: EvictionOrder = LeastRecentlyUsed()
         if self.follows_estimates:
             order = ByNextUse()
-            order.bind(self.contexts, retention_budget * blocks)
+            order.bind(self.contexts, index + 1, retention_budget * blocks, self._dearer)
         return LowerTier(tier, blocks, order, lambda block_hash: self._sink(block_hash, index + 1))
 
     def _unprotect(self, progress: Progress) -> None:

@@ -24,7 +24,7 @@ from .retention import ByNextUse
 from .scheduler import Chunk, Scheduler
 from .transfers import DEVICE, HOST, PEER, STORAGE, Transfers
 
-DEFAULT_RETENTION_BUDGET: Final = 0.5
+DEFAULT_RETENTION_BUDGET: Final = 0.9
 
 _SOURCES: Final = {DEVICE: "device", HOST: "host", STORAGE: "disk", PEER: "p2p"}
 """vLLM's words for where cached tokens came from."""

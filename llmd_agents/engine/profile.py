@@ -106,6 +106,11 @@ class EngineProfile:
             peer_s_per_token=size / self.peer_bytes_per_s if self.peer_bytes_per_s else None,
         )
 
+    @property
+    def dearer_per_block(self) -> float:
+        """By how much of the first block's cost each further block of a prompt costs more to compute."""
+        return self.prefill_s_per_token_context / self.prefill_s_per_token * self.block_size
+
     def prefill_s(self, start: int, end: int) -> float:
         """Seconds for tokens start (inclusive) to end (exclusive) of a prompt, the step's overhead aside."""
         count = end - start

@@ -1,6 +1,7 @@
 """`ByNextUse`: what is dead goes first, then what will be needed last, by the estimates that were given."""
 
 from collections import OrderedDict
+from collections.abc import Container
 from typing import Final
 
 from llmd_agents.hints import Budget, Estimate, Held, eviction_order, residual
@@ -28,19 +29,25 @@ class ByNextUse:
         # The same blocks by run; kept only once there has been something to rank, since it costs time.
         self._of_run: dict[Run, dict[int, Block]] | None = None
         self._contexts: Contexts | None = None
+        self._level = 0
         self._budget = 0.0
+        self._dearer = 0.0
         self._queue: list[Run] = []  # the next to go is the last
         self._freed_since: set[Run] = set()
         self._ranked: tuple[int, float] | None = None
 
-    def bind(self, contexts: Contexts, budget: float) -> None:
+    def bind(self, contexts: Contexts, level: int, budget: float, dearer: float) -> None:
         """Lets it follow these contexts.
 
         Args:
+            level: of its tier; 0 is the device.
             budget: blocks that estimates may keep beyond least-recently-used order.
+            dearer: what each further block of a prompt costs more to compute, beside its first.
         """
         self._contexts = contexts
+        self._level = level
         self._budget = budget
+        self._dearer = dearer
         contexts.on_split(self._split)
 
     def __len__(self) -> int:
@@ -129,7 +136,8 @@ class ByNextUse:
     def _rank(self, contexts: Contexts, of_run: dict[Run, dict[int, Block]], now: float) -> None:
         contexts.forget_expired(now)
         if contexts.estimated:
-            self._queue = ranking({run: len(held) for run, held in of_run.items()}, now, self._budget)
+            sizes = {run: len(held) for run, held in of_run.items()}
+            self._queue = ranking(sizes, now, self._budget, level=self._level, dearer=self._dearer)
         else:
             dead = [run for run in contexts.dead if run in of_run]
             self._queue = sorted(dead, key=lambda run: (-run.last_used, run.end))
@@ -137,8 +145,14 @@ class ByNextUse:
         self._ranked = (contexts.version, now)
 
 
-def ranking(sizes: dict[Run, int], now: float, budget: float) -> list[Run]:
-    """Returns the runs, given with their numbers of free blocks, in order; the first to go is the last."""
+def ranking(
+    sizes: dict[Run, int], now: float, budget: float, *, level: int = 0, dearer: float = 0.0
+) -> list[Run]:
+    """Returns the runs, given with their numbers of free blocks, in order; the first to go is the last.
+
+    Args:
+        level, dearer: see `ByNextUse.bind`.
+    """
     piece = max(1.0, budget / PIECES_OF_BUDGET)
     runs = sorted(sizes, key=lambda run: run.end)
     extended: dict[Run | None, int] = {}
@@ -151,7 +165,7 @@ def ranking(sizes: dict[Run, int], now: float, budget: float) -> list[Run]:
     of_run: dict[Run, int] = {}
     for run in runs:
         size = sizes[run]
-        estimate = _soonest(run.estimates, run.last_used, now)
+        estimate = _soonest(_estimates(run, sizes), run.last_used, now)
         parent = of_run.get(run.parent) if run.parent is not None else None
         if parent is not None:
             before = stretches[parent][-1]
@@ -173,11 +187,31 @@ def ranking(sizes: dict[Run, int], now: float, budget: float) -> list[Run]:
         parents.append(parent)
         room.append(size)
     held = [
-        Held(parent, size, runs_[0].last_used, runs_[0].dead, estimate, _scope(runs_[-1]))
+        Held(
+            parent,
+            size,
+            runs_[0].last_used,
+            runs_[0].dead,
+            estimate,
+            _scope(runs_[-1]),
+            cost=1 + dearer * (runs_[0].start + runs_[-1].end) / 2,
+            spare=level > 0 and not any(run.missing[level - 1] for run in runs_),
+        )
         for runs_, parent, size, estimate in zip(stretches, parents, room, estimates, strict=True)
     ]
     order = eviction_order(held, now, Budget(total=budget))
     return [run for index in reversed(order) for run in stretches[index]]
+
+
+def _estimates(run: Run, here: Container[Run]) -> list[Estimate]:
+    """Returns the estimates of a run and of what extends it in other tiers: who needs that needs it too."""
+    estimates = run.estimates
+    elsewhere = [child for child in run.children if child not in here]
+    while elsewhere:
+        below = elsewhere.pop()
+        estimates += below.estimates
+        elsewhere += [child for child in below.children if child not in here]
+    return estimates
 
 
 def _soonest(estimates: list[Estimate], last_used: float, now: float) -> Estimate | None:

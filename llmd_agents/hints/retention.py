@@ -2,9 +2,10 @@
 
     1. Leaves first: without what precedes it, context cannot be used, so a prefix is needed as soon as
        anything that extends it.
-    2. Dead context first of all, least recently used first.
+    2. Dead context first of all, least recently used first; then what a faster tier holds as well.
     3. Then what will be needed last. From an estimate: the posterior median of the time left, given how long
-       it has been waited for. Where nothing is known: as long again as it has not been used, which is
+       it has been waited for, over what computing it again would cost: of two that are needed equally soon,
+       the cheaper goes. Where nothing is known: as long again as it has not been used, which is
        least-recently-used order (the median for a Pareto law with exponent 1).
     4. Estimates that would keep context longer than rule 3 alone are heeded up to a budget, those that are
        needed soonest first; past the budget the context keeps its least-recently-used place. Estimates that
@@ -55,6 +56,8 @@ class Held:
         dead: nobody will use it again.
         estimate: of its own next use.
         scope: whose budget keeping it would spend.
+        cost: of computing one unit of it again, beside a unit at the start of a prompt.
+        spare: a faster tier holds it as well.
     """
 
     parent: int | None
@@ -63,6 +66,8 @@ class Held:
     dead: bool = False
     estimate: Estimate | None = None
     scope: str | None = None
+    cost: float = 1.0
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,10 @@ def eviction_order(held: Sequence[Held], now: float, budget: Budget | None = Non
         budget: unlimited if None.
     """
     unknown = [unknown_residual(item.last_used, now) for item in held]
-    expected = [residual(item.estimate, item.last_used, now) for item in held]
+    expected = [
+        residual(item.estimate, item.last_used, now) / (item.cost if item.estimate is not None else 1.0)
+        for item in held
+    ]
     alive = [not item.dead for item in held]
     depth = [0] * len(held)
     for index, item in enumerate(held):
@@ -135,7 +143,12 @@ def eviction_order(held: Sequence[Held], now: float, budget: Budget | None = Non
             expected[index] = unknown[index]
     return sorted(
         range(len(held)),
-        key=lambda i: (alive[i], -(expected[i] if alive[i] else unknown[i]), -depth[i]),
+        key=lambda i: (
+            alive[i],
+            alive[i] and not held[i].spare,
+            -(expected[i] if alive[i] else unknown[i]),
+            -depth[i],
+        ),
     )
 
 

@@ -313,7 +313,7 @@ def test_reset_drops_what_is_on_its_way() -> None:
 def test_engine_tells_of_its_cache() -> None:
     core = pushed_out(profile(num_blocks=7, host_blocks=4, peers=True))
     kv = core.kv("epoch", 20.0)
-    assert (kv.epoch, kv.budget) == ("epoch", 12)
+    assert (kv.epoch, kv.budget) == ("epoch", 20)
     assert kv.directives == ("retain", "release", "prefetch", "demote", "warm")
     assert kv.tiers == {"device": 24, "host": 16}
     assert kv.used == {"device": 24, "host": 8}
