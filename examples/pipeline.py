@@ -34,7 +34,7 @@ class Agent:
         """Puts a question; returns the answer, after as many calls of the tool as the agent likes.
 
         Args:
-            forecast: what follows the answer.
+            forecast: what follows the answer; a tool that is called first says itself how long it takes.
         """
         messages = self.request["messages"]
         messages.append({"role": "user", "content": text})

@@ -49,14 +49,14 @@ class SimulatedEngine:
         return self._loop.kv(self.name)
 
     def submit(
-        self, request_id: str, completion: Completion
+        self, request_id: str, completion: Completion, *, of_branch: bool
     ) -> tuple[Reply, asyncio.Future[RequestStats | None]]:
         """Queues a request that arrives now; the future is done when it has ended, None if dropped.
 
         Raises:
             RequestTooLarge: if it could never run.
         """
-        return self._submit(completion.request(request_id))
+        return self._submit(completion.request(request_id, of_branch=of_branch))
 
     async def direct(
         self, action_id: str, directive: Directive, peers: Mapping[str, SimulatedEngine], network_s: float

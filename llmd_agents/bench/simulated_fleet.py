@@ -16,7 +16,7 @@ import orjson
 from llmd_agents.engine.completion import RefusedRequest, check_completion
 from llmd_agents.engine.script import SCRIPT_HEADER, packaged_scripts
 from llmd_agents.hints import HINTS_HEADER, UnreadableContext, chain
-from llmd_agents.runtime import COPY_HEARD_S, DEFAULT_TENANT, Arrival, Runtime, Usage
+from llmd_agents.runtime import COPY_HEARD_S, DEFAULT_TENANT, Arrival, Mode, Runtime, Usage
 from llmd_agents.runtime.reading import ack_header, read_hints
 
 from .simulated_engine import SimulatedEngine
@@ -192,7 +192,9 @@ class Exchange:
         self._fleet = fleet
         self._engine = engine
         self._call = call
-        self._reply, self._ended = engine.submit(request_id, completion)
+        # As the router withholds the hints from the engine unless they may act.
+        of_branch = call.of_branch and fleet.runtime.mode is Mode.ACT
+        self._reply, self._ended = engine.submit(request_id, completion, of_branch=of_branch)
 
     @property
     def ack(self) -> list[tuple[bytes, bytes]]:

@@ -61,8 +61,12 @@ class Completion:
     calls: tuple[ToolCall, ...] = ()
     said_tokens: int = 0
 
-    def request(self, request_id: str) -> EngineRequest:
-        """Returns it as the core takes it."""
+    def request(self, request_id: str, *, of_branch: bool = False) -> EngineRequest:
+        """Returns it as the core takes it.
+
+        Args:
+            of_branch: for the core (`EngineRequest.of_branch`).
+        """
         return EngineRequest(
             id=request_id,
             prompt=self.prompt.tokens,
@@ -70,6 +74,7 @@ class Completion:
             root=self.root,
             boundaries=self.boundaries,
             scope=self.scope,
+            of_branch=of_branch,
         )
 
 

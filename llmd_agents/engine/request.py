@@ -21,6 +21,7 @@ class EngineRequest:
         root: requests share cached blocks only under an equal root (`blocks.cache_root`).
         boundaries: chain digests whose residency is tracked, as (digest, tokens from the start), ascending.
         scope: reported with their residency (`hints.residency_scope`).
+        of_branch: hints say that it is a step of a fork's branch: a join waits for it.
     """
 
     id: str
@@ -29,6 +30,7 @@ class EngineRequest:
     root: bytes
     boundaries: tuple[tuple[bytes, int], ...] = ()
     scope: str | None = None
+    of_branch: bool = False
 
     def __post_init__(self) -> None:
         for name, data in (("prompt", self.prompt), ("output", self.output)):

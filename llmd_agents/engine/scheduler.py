@@ -134,8 +134,10 @@ class Scheduler:
         if not waiting:
             return (self.behind or None), 0
         if not len(self._transfers):
-            return waiting, self._dispatch(waiting, now, cached_tokens)
+            index = self._dispatch(waiting, self.running, now, cached_tokens)
+            return (None, 0) if index is None else (waiting, index)
         offered = [index for index, progress in enumerate(waiting) if not progress.awaits]
         if not offered:
             return None, 0
-        return waiting, offered[self._dispatch([waiting[index] for index in offered], now, cached_tokens)]
+        index = self._dispatch([waiting[index] for index in offered], self.running, now, cached_tokens)
+        return (None, 0) if index is None else (waiting, offered[index])

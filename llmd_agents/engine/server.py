@@ -19,7 +19,15 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from llmd_agents import serving
-from llmd_agents.hints import KV_EXPORT_PATH, KV_PATH, RESIDENCY_PATH, UnreadableHints, decode_directives
+from llmd_agents.hints import (
+    HINTS_HEADER,
+    KV_EXPORT_PATH,
+    KV_PATH,
+    RESIDENCY_PATH,
+    UnreadableHints,
+    decode_directives,
+    decode_hints,
+)
 from llmd_agents.hints.errors import first_problem
 from llmd_agents.hints.limits import DIRECTIVES_BODY_MAX_BYTES
 from llmd_agents.serving import Receive, Scope, Send
@@ -43,6 +51,7 @@ from .script import SCRIPT_HEADER, Script, packaged_scripts
 BODY_MAX_BYTES: Final = 64 << 20
 
 _SCRIPT_HEADER: Final = SCRIPT_HEADER.encode()
+_HINTS_HEADER: Final = HINTS_HEADER.encode()
 
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -222,7 +231,8 @@ class EngineServer:
     async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             data = await serving.read_body(receive, limit=BODY_MAX_BYTES)
-            script = self._script(scope.get("headers", []))
+            headers = scope.get("headers", [])
+            script = self._script(headers)
             completion = read_completion(data, self.profile, self.model_names, script)
         except serving.ClientLeft:
             return
@@ -239,7 +249,7 @@ class EngineServer:
             return
         request_id = f"chatcmpl-{self.epoch}-{self._served}"
         self._served += 1
-        reply = self._submit(request_id, completion)
+        reply = self._submit(request_id, completion, of_branch=_of_branch(headers))
         watcher = asyncio.create_task(_when_gone(receive, lambda: self._loop.abort(request_id)))
         try:
             if completion.stream:
@@ -254,10 +264,22 @@ class EngineServer:
         name = next((value for key, value in headers if key == _SCRIPT_HEADER), b"")
         return self._scripts.get(name.decode("latin-1"))
 
-    def _submit(self, request_id: str, completion: Completion) -> Reply:
-        reply = self._loop.submit(completion.request(request_id))
+    def _submit(self, request_id: str, completion: Completion, *, of_branch: bool = False) -> Reply:
+        reply = self._loop.submit(completion.request(request_id, of_branch=of_branch))
         self._running[request_id] = completion
         return reply
+
+
+def _of_branch(headers: serving.Headers) -> bool:
+    """Returns whether hints say that a join waits for the request; never fails a call over them."""
+    value = next((value for key, value in headers if key == _HINTS_HEADER), None)
+    if value is None:
+        return False
+    try:
+        hints = decode_hints(value).hints
+    except UnreadableHints:
+        return False
+    return hints is not None and hints.step.fork is not None
 
 
 async def _whole(send: Send, request_id: str, completion: Completion, reply: Reply) -> None:

@@ -391,9 +391,11 @@ class Router:
         path = scope["raw_path"].decode("latin-1")
         if query := scope["query_string"].decode("latin-1"):
             path += f"?{query}"
-        # An engine need not see a hint header that could not be read, nor a key that names a tenant of ours.
+        # An engine need not see a hint header that could not be read or must not act, nor a key that names a
+        # tenant of ours.
         headers: Headers = scope["headers"]
-        if call.ack is not None and any(item.hint == "hints" for item in call.ack.rejected):
+        unread = call.ack is not None and any(item.hint == "hints" for item in call.ack.rejected)
+        if unread or self.runtime.mode is not Mode.ACT:
             headers = [item for item in headers if item[0] != HINTS_HEADER.encode()]
         forwarded = forwarded_headers(
             headers, engine.api_key, keep_authorization=not self._tenants.told_apart

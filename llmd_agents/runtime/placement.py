@@ -23,6 +23,11 @@ COPYING_COST: Final = 0.5
 pushes other context out, and a program that moves back and forth is copied each time."""
 
 
+DELAY_COST: Final = 0.5
+"""What a byte of prompt to compute costs more for each branch of a fork that decodes there: computing holds
+up all of them, and their join waits for the slowest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """An engine, as one step sees it. Sizes are bytes of canonical prompt.
@@ -33,6 +38,7 @@ class Candidate:
         running: how many steps are under way there.
         loadable: how much more of the prompt it holds in lower tiers.
         copyable: how much more than that it can copy from a peer.
+        branches: how many of the steps under way there are of forks' branches.
     """
 
     engine: str
@@ -41,6 +47,7 @@ class Candidate:
     running: int
     loadable: int = 0
     copyable: int = 0
+    branches: int = 0
 
 
 Placement: TypeAlias = Callable[[Sequence[Candidate], int, str], list[str]]
@@ -61,7 +68,8 @@ def load_and_affinity(candidates: Sequence[Candidate], prompt: int, key: str) ->
         missing = max(prompt - candidate.resident - candidate.loadable - candidate.copyable, 0)
         brought = LOADING_COST * candidate.loadable + COPYING_COST * candidate.copyable
         load = QUEUED_COST * candidate.queued + RUNNING_COST * candidate.running
-        return missing + brought + load, _hash(key, candidate.engine)
+        delay = DELAY_COST * candidate.branches * missing
+        return missing + brought + load + delay, _hash(key, candidate.engine)
 
     return [candidate.engine for candidate in sorted(candidates, key=cost)]
 

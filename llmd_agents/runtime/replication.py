@@ -4,11 +4,14 @@ The branches are given to engines one by one, each to the engine where it would 
 does not hold the context must first load it, copy it from a peer or compute it; one that runs more at a time
 takes longer for each step. So a small fork of a short context stays on one engine, and a large one spreads
 as soon as a copy costs less than the slower steps do. (The trade that Preble makes between reuse and load,
-with copying as a third way.)
+with copying as a third way.) One more engine must be worth it: the join waits for the slowest branch, and on
+each engine others' work may hold one up.
 """
 
+import heapq
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -22,6 +25,12 @@ DEFAULT_RATES: Final = EngineRates(
 DEFAULT_OUTPUT_TOKENS: Final = 300
 MOST_BRANCHES: Final = 512
 """Branches that are placed one by one; more follow the same proportions."""
+
+WORTH: Final = 0.5
+"""Part of what an engine more would win if all of the time were shared out evenly: it must win this much."""
+
+HELD_UP: Final = 0.5
+"""Part of the computing that is queued on an engine which a branch there waits for, or is slowed down by."""
 
 Way: TypeAlias = Literal["held", "load", "copy", "compute"]
 
@@ -68,14 +77,16 @@ class Plan:
 def ways_to_hold(
     tokens: int, rates: EngineRates, *, held: bool, loadable: bool, copyable: bool, queued_tokens: int
 ) -> tuple[Way, float]:
-    """Returns the cheapest way for an engine to come to hold a context, and the seconds it takes."""
+    """Returns the cheapest way for an engine to come to hold a context, and the seconds until it has."""
+    queued_s = queued_tokens * rates.prefill_s_per_token
+    held_up_s = HELD_UP * queued_s
     if held:
-        return "held", 0.0
-    ways: list[tuple[float, Way]] = [((tokens + queued_tokens) * rates.prefill_s_per_token, "compute")]
+        return "held", held_up_s
+    ways: list[tuple[float, Way]] = [(tokens * rates.prefill_s_per_token + queued_s, "compute")]
     if loadable and rates.host_s_per_token is not None:
-        ways.append((tokens * rates.host_s_per_token, "load"))
+        ways.append((max(tokens * rates.host_s_per_token, held_up_s), "load"))
     if copyable and rates.peer_s_per_token is not None:
-        ways.append((tokens * rates.peer_s_per_token, "copy"))
+        ways.append((max(tokens * rates.peer_s_per_token, held_up_s), "copy"))
     seconds, way = min(ways)
     return way, seconds
 
@@ -90,15 +101,39 @@ def plan_fork(
         tokens: length of the shared context.
         output_tokens: what a branch is expected to generate.
     """
-    if not sites:
+
+    def end(site: Site, branches: int) -> float:
+        return _end(site, branches, tokens, output_tokens)
+
+    best: list[str] = []
+    ends = math.inf
+    by_end = sorted(sites, key=lambda site: end(site, 1))
+    for count in range(1, len(by_end) + 1):
+        placed, then = _share_out(min(width, MOST_BRANCHES), by_end[:count], end)
+        if then > ends * (1 - WORTH / count):
+            break
+        best, ends = placed, then
+    if not best:
         return None
-    given = dict.fromkeys((site.engine for site in sites), 0)
+    used = set(best)
+    return Plan(digest, tuple(best), {site.engine: site.way for site in sites if site.engine in used})
+
+
+def _share_out(
+    width: int, sites: Sequence[Site], end: Callable[[Site, int], float]
+) -> tuple[list[str], float]:
+    """Returns an engine for each branch, and the seconds until all have ended."""
     placed: list[str] = []
-    for _ in range(min(width, MOST_BRANCHES)):
-        best = min(sites, key=lambda site: _end(site, given[site.engine] + 1, tokens, output_tokens))
-        given[best.engine] += 1
-        placed.append(best.engine)
-    return Plan(digest, tuple(placed), {site.engine: site.way for site in sites if given[site.engine]})
+    latest = 0.0
+    # By the end that one branch more would have there; the first of equals stays first.
+    next_ends = [(end(site, 1), order, 1) for order, site in enumerate(sites)]
+    heapq.heapify(next_ends)
+    for _ in range(width):
+        then, order, branches = next_ends[0]
+        placed.append(sites[order].engine)
+        latest = max(latest, then)
+        heapq.heapreplace(next_ends, (end(sites[order], branches + 1), order, branches + 1))
+    return placed, latest
 
 
 def _end(site: Site, branches: int, tokens: int, output_tokens: float) -> float:

@@ -130,6 +130,11 @@ class Call:
     occupies: list[bytes] = field(default_factory=list)
     dispatched_at: float = 0.0
 
+    @property
+    def of_branch(self) -> bool:
+        """Whether a join waits for it."""
+        return self.step is not None and self.step.declared.fork is not None
+
 
 @dataclass(slots=True)
 class EngineState:
@@ -138,6 +143,7 @@ class EngineState:
     Attributes:
         epoch: names the run of the engine whose residency events are followed; None without any.
         kv: what it tells of its cache and the directives that it takes; None if it takes none.
+        branches: how many of the calls under way there are steps of a fork's branches.
         context: bytes of prompt of all calls under way there.
         occupancy: what they take of its device.
     """
@@ -147,6 +153,7 @@ class EngineState:
     seq: int = -1
     kv: EngineKv | None = None
     running: int = 0
+    branches: int = 0
     queued: int = 0
     context: int = 0
     occupancy: Occupancy = field(default_factory=Occupancy)
@@ -291,6 +298,7 @@ class Runtime:
         call.expected, call.predicted = contexts.sent(holdings.path, engine)
         call.missing = max(call.size - (call.expected[0][0] if call.expected else 0), 0)
         state.running += 1
+        state.branches += call.of_branch
         state.queued += call.missing
         state.context += call.size
         state.requests += 1
@@ -468,6 +476,7 @@ class Runtime:
                     resident=resident,
                     queued=state.queued,
                     running=state.running,
+                    branches=state.branches,
                     loadable=depth - resident,
                     copyable=copyable,
                 )
@@ -551,6 +560,7 @@ class Runtime:
         assert call.engine is not None
         state = self.engines[call.engine]
         state.running -= 1
+        state.branches -= call.of_branch
         state.context -= call.size
         state.occupancy.leave(call.occupies)
         if answered:

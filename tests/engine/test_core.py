@@ -253,7 +253,10 @@ def test_requests_are_whole_tokens(prompt: bytes, output: bytes) -> None:
 
 def test_dispatch_order_is_a_value() -> None:
     def most_cached_first(
-        waiting: Sequence[Progress], now: float, cached_tokens: Callable[[Progress], int]
+        waiting: Sequence[Progress],
+        running: Sequence[Progress],
+        now: float,
+        cached_tokens: Callable[[Progress], int],
     ) -> int:
         return max(range(len(waiting)), key=lambda index: cached_tokens(waiting[index]))
 

@@ -1,10 +1,12 @@
 """Who is admitted next, and what is kept for those who wait."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmd_agents.engine import Admitted, CachedFirst, EngineCore, Queued, Record
+from llmd_agents.engine import Admitted, CachedFirst, EngineCore, Finished, Queued, Record
 from tests.engine.stories import profile, request, run
 
 
@@ -49,6 +51,37 @@ def test_who_has_waited_too_long_goes_first() -> None:
 
     # Each short one takes 1.1 s.
     assert admitted(records) == ["a", "b", "c", "long", "d"]
+
+
+def test_what_would_hold_up_branches_waits_until_they_have_ended() -> None:
+    records: list[Record] = []
+    order = CachedFirst(aging_s=100.0, short=8)
+    core = EngineCore(profile(num_blocks=60), dispatch=order, listener=records.append)
+    core.add(replace(request("branch", "a", "......"), of_branch=True), 0.0)
+    now = core.step(0.0).duration_s
+    core.add(request("long", "123456789"), now)
+    core.add(request("short", "b"), now)
+    core.add(replace(request("other branch", "abcdefghi", "..."), of_branch=True), now)
+    while core.has_work:
+        now += core.step(now).duration_s
+    assert admitted(records) == ["branch", "short", "other branch", "long"]
+    ended = [record.request_id for record in records if isinstance(record, Finished)]
+    assert ended.index("other branch") < ended.index("long")
+
+
+def test_branches_hold_nobody_up_beyond_the_bound() -> None:
+    records: list[Record] = []
+    core = EngineCore(
+        profile(num_blocks=60), dispatch=CachedFirst(aging_s=3.0, short=8), listener=records.append
+    )
+    core.add(replace(request("branch", "a", "." * 20), of_branch=True), 0.0)
+    now = core.step(0.0).duration_s
+    core.add(request("long", "123456789"), now)
+    arrived = now
+    while core.num_waiting:
+        now += core.step(now).duration_s
+    assert admitted(records) == ["branch", "long"]
+    assert 3.0 < now - arrived < 6.0
 
 
 @pytest.mark.parametrize("aging_s", [-1.0, float("nan")])

@@ -305,11 +305,11 @@ def test_nor_what_is_gone_or_came_back_or_would_wait_in_a_queue_anyway() -> None
 # --- forks
 
 
-def fork(story: Story, width: int = 8) -> None:
+def fork(story: Story, width: int = 20) -> None:
     story.tell(ForkDeclared(program="p", at=0, fork="f1", width=width))
 
 
-def children(story: Story, width: int = 8) -> list[Call]:
+def children(story: Story, width: int = 20) -> list[Call]:
     return [
         story.arrive(
             f"c{index}",
@@ -330,13 +330,13 @@ def test_a_declared_fork_copies_its_context_to_the_engines_that_it_will_use() ->
     assert sorted(engine for engine, _ in copies) == ["b", "c"]
     assert all(one == Prefetch(digest=call.digest or b"", peer="a") for _, one in copies)
     placed = [child.ranking[0] for child in children(story)]
-    assert sorted(placed.count(engine) for engine in "abc") == [2, 3, 3]
+    assert sorted(placed.count(engine) for engine in "abc") == [6, 7, 7]
 
 
 def test_a_forecast_on_the_step_before_starts_copying_as_soon_as_the_prompt_is_computed() -> None:
     story = Story()
     story.start()
-    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=8))
+    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=20))
     story.runtime.dispatched(call, "a", 0.0)
     assert story.issued(Prefetch) == []
     story.runtime.answering(call, 1.0)
@@ -345,6 +345,20 @@ def test_a_forecast_on_the_step_before_starts_copying_as_soon_as_the_prompt_is_c
     fork(story)
     assert story.issued(Prefetch) == []  # they are on their way
     assert {child.ranking[0] for child in children(story)} == {"a", "b", "c"}
+
+
+def test_a_fork_is_planned_anew_when_it_begins() -> None:
+    """What has got work since it was forecast is avoided, though it has the context."""
+    story = Story()
+    story.start()
+    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=2))
+    story.runtime.dispatched(call, "a", 0.0)
+    story.runtime.finished(call, Usage(30_000, 0, 100), 1.0)
+    for number in range(4):
+        other = story.arrive("s1", [f"{number}: {LONG}"], program=f"other-{number}")
+        story.runtime.dispatched(other, "a", 1.0)
+    fork(story, 2)
+    assert "a" not in {child.ranking[0] for child in children(story, 2)}
 
 
 def test_a_short_context_is_not_worth_a_directive() -> None:
@@ -402,7 +416,7 @@ def test_forks_that_are_declared_and_never_run_stop_being_prepared() -> None:
         program = f"p{number}"
         story.start(program)
         story.step("s1", [LONG, program], engine="a", program=program)
-        story.tell(ForkDeclared(program=program, at=0, fork="f1", width=8))
+        story.tell(ForkDeclared(program=program, at=0, fork="f1", width=20))
         copies.append(len(story.issued(Prefetch)))
         story.tell(ProgramFinished(program=program, at=0))
     assert copies[0] == 2
@@ -458,7 +472,7 @@ def test_a_tenant_cannot_touch_another_tenants_program() -> None:
     story.step("s1", [LONG], engine="a")
     for event in (
         ProgramFinished(program="p", at=0),
-        ForkDeclared(program="p", at=0, fork="f1", width=8),
+        ForkDeclared(program="p", at=0, fork="f1", width=20),
         ToolStarted(program="p", at=0, call="t", tool="x", expected=5),
     ):
         refused = story.runtime.observe("other", event, 0.0)
@@ -573,7 +587,7 @@ def test_the_engine_that_has_computed_a_context_is_a_source_before_it_says_so() 
     other = chain({"model": "m", "messages": [{"role": "user", "content": "other"}]})[-1].digest
     for engine in ("a", "b", "c"):
         story.report(engine, other, "device", resident=True, tokens=10)
-    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=8))
+    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=20))
     story.runtime.dispatched(call, "a", 0.0)
     story.runtime.answering(call, 1.0)
     assert {directive.peer for _, directive in story.issued(Prefetch)} == {"a"}

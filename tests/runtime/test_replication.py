@@ -1,7 +1,7 @@
 from collections import Counter
 
 from llmd_agents.hints import EngineRates
-from llmd_agents.runtime.replication import DEFAULT_RATES, Site, plan_fork, ways_to_hold
+from llmd_agents.runtime.replication import DEFAULT_RATES, HELD_UP, Site, plan_fork, ways_to_hold
 
 RATES = EngineRates(
     prefill_s_per_token=5e-5,
@@ -45,11 +45,27 @@ def test_a_small_fork_of_a_short_context_stays_on_one_engine() -> None:
 
 def test_a_copy_spreads_a_fork_evenly() -> None:
     sites = [site("a", 30_000, held=True), site("b", 30_000), site("c", 30_000)]
-    plan = plan_fork(DIGEST, 8, 30_000, sites, 400)
+    plan = plan_fork(DIGEST, 20, 30_000, sites, 400)
     assert plan is not None
-    assert sorted(Counter(plan.engines).values()) == [2, 3, 3]
+    assert sorted(Counter(plan.engines).values()) == [6, 7, 7]
     assert plan.ways == {"a": "held", "b": "copy", "c": "copy"}
     assert plan.engines[0] == "a"
+
+
+def test_one_engine_more_must_be_worth_it() -> None:
+    """A third would win a little, and hold the join up wherever others' work comes in between."""
+    sites = [site("a", 30_000, held=True), site("b", 30_000), site("c", 30_000)]
+    plan = plan_fork(DIGEST, 8, 30_000, sites, 400)
+    assert plan is not None
+    assert Counter(plan.engines) == {"a": 4, "b": 4}
+
+
+def test_branches_keep_away_from_queues() -> None:
+    held = ways_to_hold(30_000, RATES, held=True, loadable=False, copyable=False, queued_tokens=80_000)
+    assert held == ("held", 80_000 * RATES.prefill_s_per_token * HELD_UP)
+    copied = ways_to_hold(30_000, RATES, held=False, loadable=False, copyable=True, queued_tokens=0)
+    assert copied[0] == "copy"
+    assert copied[1] < held[1]
 
 
 def test_computing_it_again_is_worth_it_only_for_wide_forks() -> None:
@@ -83,9 +99,9 @@ def test_without_an_engine_there_is_no_plan() -> None:
 
 def test_a_plan_without_one_of_its_engines() -> None:
     sites = [site("a", 30_000, held=True), site("b", 30_000), site("c", 30_000)]
-    plan = plan_fork(DIGEST, 8, 30_000, sites, 400)
+    plan = plan_fork(DIGEST, 20, 30_000, sites, 400)
     assert plan is not None
     rest = plan.without("b")
-    assert len(rest.engines) == 8
+    assert len(rest.engines) == 20
     assert set(rest.engines) == {"a", "c"}
     assert "b" not in rest.ways
