@@ -69,10 +69,15 @@ def _gains(hinted: Outcome, without: Outcome) -> list[str]:
             f"finished branches waited {hinted.join_stall_s:.1f} s for the last ones instead of "
             f"{without.join_stall_s:.1f} s"
         )
-    if not reasons and hinted.modelled_s < without.modelled_s:
+    if hinted.modelled_s < without.modelled_s:
+        held_back = (
+            ", and long prompts waited while its branches ran"
+            if without.join_stall_s or hinted.join_stall_s
+            else ""
+        )
         reasons.append(
             f"its calls spent {hinted.modelled_s:,.0f} s at the engines instead of "
-            f"{without.modelled_s:,.0f} s, since other programs' hints left it more room"
+            f"{without.modelled_s:,.0f} s: less was computed again for others{held_back}"
         )
     return reasons or ["nothing that is counted here explains it: it may be chance"]
 

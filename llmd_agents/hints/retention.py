@@ -99,8 +99,8 @@ def residual(estimate: Estimate | None, last_used: float, now: float) -> float:
 
 def _log_normal_residual(median: float, sigma: float, elapsed: float) -> float:
     sigma = max(sigma, SIGMA_MIN)
-    if elapsed <= 0:
-        return median - elapsed
+    if elapsed <= SHORTEST_S * 1e-6:  # nothing has been waited for yet, and its logarithm may not exist
+        return median - min(elapsed, 0.0)
     z = math.log(elapsed / median) / sigma
     if z > 6:  # far overdue: the tail, where the exact form loses its digits
         return max(elapsed * math.expm1(sigma * math.log(2) / z), SHORTEST_S)

@@ -55,6 +55,34 @@ def test_without_directives_the_least_recently_used_goes_first() -> None:
     assert held(core) == "BC"
 
 
+def test_an_estimate_holds_for_the_beginning_of_a_context_whose_end_is_in_a_lower_tier() -> None:
+    core = EngineCore(profile(num_blocks=7, host_blocks=8), retention_budget=1.0)
+    run(core, request("A", "abcdefgh", boundaries=[("a", 4), ("A", 8)]), now=0.0)
+    run(core, request("B", "ijklmnop", boundaries=[("b", 4), ("B", 8)]), now=100.0)
+    run(core, request("push", "0" * 12), now=200.0)  # the end of A leaves the device
+    assert {"A8 host", "a4 device"} <= {
+        f"{c.digest[:1].decode()}{c.tokens} {c.tier}" for c in core.resident()
+    }
+    assert retain(core, "A", after=5.0, now=299.0).outcome == "applied"
+    run(core, request("push 2", "1" * 12), now=300.0)
+    on_device = {c.digest[:1].decode() for c in core.resident() if c.tier == "device"}
+    assert "a" in on_device
+    assert "b" not in on_device
+
+
+def test_what_the_device_holds_too_is_the_first_to_leave_the_host() -> None:
+    core = EngineCore(profile(num_blocks=7, host_blocks=9), retention_budget=1.0)
+    run(core, request("A", "abcdefgh", boundaries=[("A", 8)]), now=0.0)
+    run(core, request("B", "ijklmnop", boundaries=[("B", 8)]), now=10.0)
+    run(core, request("push", "0" * 24), now=20.0)  # both are in the host tier
+    assert sorted(c.tier for c in core.resident()) == ["host", "host"]
+    run(core, request("B again", "ijklmnopq"), now=30.0)  # loaded: now in both
+    retain(core, "B", after=5.0, now=40.0)
+    run(core, request("push 2", "1" * 16), now=50.0)  # what it pushes out takes the place of B's copy
+    # A, which was used least recently, would have gone.
+    assert {c.digest[:1].decode() for c in core.resident() if c.tier == "host"} == {"A", "B"}
+
+
 def test_what_is_needed_soon_stays() -> None:
     core = three()
     assert retain(core, "A", after=5.0, now=299.0) == answer("applied", 8)

@@ -22,7 +22,16 @@ from llmd_agents.engine import (
     load_profile,
     render,
 )
-from llmd_agents.hints import RESIDENCY_PATH, chain
+from llmd_agents.hints import (
+    HINTS_HEADER,
+    RESIDENCY_PATH,
+    ForkPosition,
+    Hints,
+    Program,
+    Step,
+    chain,
+    encode_hints,
+)
 
 TINY = load_profile("tiny")
 SLOW = dataclasses.replace(TINY, step_overhead_s=60.0)
@@ -56,6 +65,19 @@ def events(response: httpx.Response) -> list[Any]:
     lines = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     assert lines.pop() == "[DONE]"
     return [json.loads(line) for line in lines]
+
+
+def test_which_requests_are_of_branches_is_read_from_their_hints() -> None:
+    records: list[Record] = []
+    step = Step(id="s1", branch="f1.0", fork=ForkPosition(id="f1", index=0, width=2))
+    of_branch = Hints(program=Program(id="p", name="p"), step=step)
+    plain = Hints(program=Program(id="p", name="p"), step=Step(id="s2"))
+    with serve(listener=records.append) as client:
+        for value in (encode_hints(of_branch), encode_hints(plain), "no hints at all", None):
+            headers = {} if value is None else {HINTS_HEADER: value}
+            client.post("/v1/chat/completions", json=body(), headers=headers).raise_for_status()
+    queued = [record.request.of_branch for record in records if isinstance(record, Queued)]
+    assert queued == [True, False, False, False]
 
 
 def test_answer_counts_tokens_by_the_stated_rule_and_says_that_no_model_ran() -> None:

@@ -39,6 +39,7 @@ def trees(draw: st.DrawFn) -> list[Held]:
                 dead=draw(st.booleans()),
                 estimate=hint,
                 scope=draw(st.sampled_from([None, "a", "b"])),
+                cost=draw(st.floats(1, 5)),
             )
         )
     return held
@@ -47,6 +48,30 @@ def trees(draw: st.DrawFn) -> list[Held]:
 def test_where_nothing_is_known_the_least_recently_used_goes_first() -> None:
     held = [Held(None, 1, last_used=used) for used in (30.0, 10.0, 20.0)]
     assert eviction_order(held, NOW) == [1, 2, 0]
+
+
+def test_of_two_that_are_needed_equally_soon_the_cheaper_goes() -> None:
+    held = [
+        Held(None, 1, 90.0, estimate=estimate(50.0), cost=2.0),
+        Held(None, 1, 90.0, estimate=estimate(50.0), cost=1.0),
+        Held(None, 1, 90.0, estimate=estimate(30.0), cost=1.0),
+    ]
+    assert eviction_order(held, NOW) == [1, 2, 0]
+
+
+def test_cost_alone_changes_nothing() -> None:
+    held = [Held(None, 1, last_used=used, cost=cost) for used, cost in ((30.0, 1.0), (10.0, 9.0))]
+    assert eviction_order(held, NOW) == [1, 0]
+
+
+def test_what_a_faster_tier_holds_as_well_goes_after_the_dead_alone() -> None:
+    held = [
+        Held(None, 1, 10.0),
+        Held(None, 1, 99.0, spare=True),
+        Held(None, 1, 99.0, estimate=estimate(1.0), spare=True),
+        Held(None, 1, 50.0, dead=True),
+    ]
+    assert eviction_order(held, NOW) == [3, 1, 2, 0]
 
 
 def test_the_dead_go_first_and_a_living_child_keeps_its_parent() -> None:
