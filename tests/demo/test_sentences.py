@@ -35,8 +35,8 @@ def test_sooner() -> None:
         "done 20% sooner with hints than in the strongest arm without, sooner in 2 of 2 runs. Context was "
         "copied from engine to engine 2 times (60,000 tokens); engines heard once when context will be "
         "needed again. 60,000 tokens fewer were computed again; finished branches waited 2.0 s for the last "
-        "ones instead of 12.0 s; its calls spent 64 s at the engines instead of 80 s: less was computed again "
-        "for others, and long prompts waited while its branches ran."
+        "ones instead of 12.0 s; its calls spent 64 s at the engines instead of 80 s: less was computed "
+        "again for others, and long prompts waited while its branches ran."
     )
 
 

@@ -477,7 +477,7 @@ def test_what_waits_in_the_host_tier_is_fetched_before_its_branch_is_back() -> N
 # --- warm-ups
 
 
-FORK = Forecast(next=Next.FORK, fan_out=8)
+FORK = Forecast(next=Next.FORK, fan_out=200)
 
 
 @pytest.mark.parametrize("stream", [False, True])
