@@ -184,13 +184,11 @@ class _Player:
         )
         report = self._report
         report.requests += 1
-        messages: Any = prompt.messages
+        # The messages go past the SDK's own rewriting, which would be most of the time that a call takes here.
+        body: dict[str, Any] = {"messages": prompt.messages, "ignore_eos": True, **prompt.extra_body}
         try:
             reply = await self._client.chat.completions.create(
-                model=turn.model,
-                messages=messages,
-                max_tokens=max(turn.output_tokens, 1),
-                extra_body={"ignore_eos": True, **prompt.extra_body},
+                model=turn.model, messages=[], max_tokens=max(turn.output_tokens, 1), extra_body=body
             )
         except openai.OpenAIError as error:
             report.failed += 1
