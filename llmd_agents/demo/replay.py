@@ -184,7 +184,7 @@ class _Player:
         )
         report = self._report
         report.requests += 1
-        # The messages go past the SDK's own rewriting, which would be most of the time that a call takes here.
+        # The messages go past the SDK's own rewriting, which would be most of the time that a call takes.
         body: dict[str, Any] = {"messages": prompt.messages, "ignore_eos": True, **prompt.extra_body}
         try:
             reply = await self._client.chat.completions.create(
