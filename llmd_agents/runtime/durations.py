@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .prediction import Prediction
-from .survival import MEMORY, Survival, end_of, interval
+from .survival import INTERVALS, MEMORY, Survival, end_of, interval
 
 KINDS_MAX: Final = 4096
 OPEN_MAX: Final = 50_000
-"""Waits that are followed at once; of more, only those that end are learned from."""
+"""Waits that are followed at once; from more nothing is learned."""
 
 SHORTEST_S: Final = 1e-3
 
@@ -186,7 +186,8 @@ class Durations:
             if not wait.over:
                 kind.survival.passed(index)
                 wait.reached = index + 1
-                self._follow(kind, wait)
+                if wait.reached < INTERVALS:
+                    self._follow(kind, wait)
 
     def _follow(self, kind: _Kind, wait: _Open) -> None:
         due = wait.since + end_of(wait.reached)

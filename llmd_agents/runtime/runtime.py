@@ -109,6 +109,7 @@ class Call:
         predicted: contexts that it holds if it answers.
         copy: id of the directive that brings its context to the engine from a peer, if there is one: the body
             should let the engine hear of that before the call.
+        of_branch: it is a step of a fork's branch: a join waits for it.
     """
 
     id: int
@@ -129,11 +130,7 @@ class Call:
     copy: str | None = None
     occupies: list[bytes] = field(default_factory=list)
     dispatched_at: float = 0.0
-
-    @property
-    def of_branch(self) -> bool:
-        """Whether a join waits for it."""
-        return self.step is not None and self.step.declared.fork is not None
+    of_branch: bool = False
 
 
 @dataclass(slots=True)
@@ -278,6 +275,7 @@ class Runtime:
             step=step,
             forecast=hints.forecast if hints else None,
             advised=advised[0] if advised else None,
+            of_branch=hints is not None and hints.step.fork is not None,
         )
         self._note("ranking", call=call.id, ranking=call.ranking, advised=call.advised)
         return call

@@ -81,7 +81,6 @@ class Survival:
 
     def _fade(self, index: int) -> None:
         self._changes += 1
-        self._fitted = self._fitted if self.count > 1 else None
         self._passed[index] *= 1 - 1 / MEMORY
         self._ended[index] *= 1 - 1 / MEMORY
 

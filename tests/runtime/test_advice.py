@@ -347,6 +347,21 @@ def test_a_forecast_on_the_step_before_starts_copying_as_soon_as_the_prompt_is_c
     assert {child.ranking[0] for child in children(story)} == {"a", "b", "c"}
 
 
+def test_branches_under_way_are_counted() -> None:
+    story = Story()
+    story.start()
+    story.step("s1", [LONG], engine="a")
+    calls = children(story, 3)
+    for call in calls:
+        story.runtime.dispatched(call, "b", 0.0)
+    assert story.runtime.engines["b"].branches == 3
+    story.runtime.finished(calls[0], None, 1.0)
+    story.runtime.failed(calls[1], 1.0)
+    story.runtime.dispatched(calls[1], "c", 1.0)
+    story.runtime.ended_early(calls[2], "cancelled", 1.0)
+    assert [story.runtime.engines[engine].branches for engine in "abc"] == [0, 0, 1]
+
+
 def test_a_fork_is_planned_anew_when_it_begins() -> None:
     """What has got work since it was forecast is avoided, though it has the context."""
     story = Story()

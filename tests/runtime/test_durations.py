@@ -89,3 +89,11 @@ def test_a_dropped_wait_says_nothing_more() -> None:
     assert learned is not None
     assert 8 < learned.median < 12
     assert learned.observations == 50
+
+
+def test_a_wait_may_last_longer_than_any_interval() -> None:
+    durations = Durations()
+    durations.begin("somebody", "human", 0.0)
+    assert durations.predict("human", 1e9) is None
+    durations.end("somebody", 1e9)
+    assert durations.predict("human", 1e9) is not None

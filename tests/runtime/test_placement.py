@@ -24,6 +24,17 @@ def test_until_waiting_there_costs_more_than_computing_elsewhere() -> None:
     assert first(queued=350_000) == "other"
 
 
+def test_what_must_be_computed_keeps_away_from_branches() -> None:
+    def first(missing: int) -> str:
+        prompt = 100_000
+        with_branches = Candidate("branches", prompt - missing, queued=0, running=1, branches=1)
+        busier = Candidate("busier", prompt - missing, queued=0, running=6)
+        return load_and_affinity([with_branches, busier], prompt, "k")[0]
+
+    assert first(missing=90_000) == "busier"
+    assert first(missing=1_000) == "branches"
+
+
 def test_equal_engines_share_programs_out_and_each_program_keeps_its_own() -> None:
     engines = [f"e{number}" for number in range(4)]
     firsts = Counter(load_and_affinity(idle(*engines), 1000, f"p{n}")[0] for n in range(1000))
