@@ -357,8 +357,9 @@ class Advice:
             return
         if self._engines[engine].queued:
             return  # the call will wait for others anyway, and loading goes on meanwhile
-        held = self._contexts.resident(tip.digest).get(engine)
-        if held is None or held.depth <= self._contexts.on_device(tip.digest).get(engine, 0):
+        holdings = self._contexts.holdings(tip.digest)
+        held = holdings.resident.get(engine)
+        if held is None or held.depth <= holdings.on_device.get(engine, 0):
             return
         tiers = held.holders[engine].tiers
         for tier in (Tier.HOST, Tier.STORAGE):
@@ -376,8 +377,8 @@ class Advice:
         learned = self._durations.observed(_output_of(record))
         tokens = context.tokens
         copies = self._trust.runs(record.workflow)
-        held = self._contexts.resident(context.digest)
-        on_device = self._contexts.on_device(context.digest)
+        holdings = self._contexts.holdings(context.digest)
+        held, on_device, parts = holdings.resident, holdings.on_device, holdings.parts()
         source = self._source(context, tip.engine)
         sites = []
         for name, state in self._engines.items():
@@ -394,7 +395,7 @@ class Advice:
             )
             capacity = state.kv.tiers.get(Tier.DEVICE.value) if state.kv is not None else None
             if capacity:
-                missing = state.occupancy.missing(self._contexts.parts(context.digest))
+                missing = state.occupancy.missing(parts)
                 ready_s += state.occupancy.wait_s(missing, capacity)
             sites.append(Site(name, rates, way, ready_s, state.running, state.context // 4))
         output = learned.median if learned is not None else DEFAULT_OUTPUT_TOKENS

@@ -208,14 +208,6 @@ class Contexts:
         """Returns, for each engine that holds any of it, the longest prefix of a context that it holds."""
         return self.holdings(digest).resident
 
-    def on_device(self, digest: bytes | None) -> dict[str, int]:
-        """Returns, for each engine, how many bytes of a context it holds on the device."""
-        return self.holdings(digest).on_device
-
-    def parts(self, digest: bytes | None) -> list[tuple[bytes, int]]:
-        """Returns the contexts on a path, from its end on, each with the bytes that it adds to the next."""
-        return self.holdings(digest).parts()
-
     def predict(self, digest: bytes | None, engine: str) -> list[bytes]:
         """Assumes that an engine will hold all of a context; returns what is new."""
         return self.sent(self.path(digest), engine)[1]

@@ -8,6 +8,7 @@ intervals of equal ratio). Intervals that few have reached go by a prior.
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from .prediction import Prediction
@@ -85,25 +86,30 @@ class Survival:
         self._ended[index] *= 1 - 1 / MEMORY
 
     def _fit(self) -> Prediction:
-        wanted = iter((1 - _NORMAL_SIXTH, 0.5, _NORMAL_SIXTH))
-        found: list[float] = []
-        want = next(wanted)
+        curve: list[tuple[float, float]] = []
         left, log_end = 1.0, math.log(SHORTEST)
         rows = zip(self._passed, self._ended, self._hazards, strict=True)
         for passed, ended, prior in rows:
             hazard = (ended + self._weight * prior) / (passed + ended + self._weight)
-            after = left * (1 - hazard)
-            while after <= want:
-                found.append(log_end - _LN_RATIO * (after - want) / (after - left))
-                if len(found) == 3:
-                    break
-                want = next(wanted)
-            if len(found) == 3:
-                break
-            left = after
+            left *= 1 - hazard
+            curve.append((left, log_end))
             log_end += _LN_RATIO
-        low, median, high = (*found, *itertools.repeat(log_end, 3))[:3]
+        low, median, high = (_reaches(curve, share) for share in (1 - _NORMAL_SIXTH, 0.5, _NORMAL_SIXTH))
         return Prediction(math.exp(median), (high - low) / 2)
+
+
+def _reaches(curve: Sequence[tuple[float, float]], share: float) -> float:
+    """Returns ln of the elapsed time at which no more than a share of the waits goes on.
+
+    Args:
+        curve: what share goes on at the end of each interval, and ln of that end.
+    """
+    before = 1.0
+    for after, log_end in curve:
+        if after <= share:
+            return log_end - _LN_RATIO * (after - share) / (after - before)
+        before = after
+    return curve[-1][1] + _LN_RATIO
 
 
 def _hazards(prior: Prediction) -> list[float]:
