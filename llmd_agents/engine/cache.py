@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 
+from llmd_agents.cache_index import Contexts, Name, Residency
 from llmd_agents.hints import Tier
 
 from .blocks import BlockPool, extend_hashes
-from .contexts import Contexts, Name
 from .eviction import Block, EvictionOrder, LeastRecentlyUsed
 from .export import Boundary
 from .profile import EngineProfile
 from .records import CacheReset, Evicted, Listener
 from .request import Progress
-from .residency import Residency
 from .retention import ByNextUse
 from .tiers import LowerTier
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Final, TypeAlias
+from typing import Final
 
+from llmd_agents.cache_index import UNKNOWN, Answer, Name, prefix_named, release, retain
 from llmd_agents.hints import (
     Demote,
     Directive,
     DirectiveOutcome,
-    Estimate,
     Prefetch,
     Release,
     Result,
@@ -18,7 +18,6 @@ from llmd_agents.hints import (
 )
 
 from .cache import PrefixCache
-from .contexts import Name
 from .export import Boundary, Export, PeerRead
 from .profile import EngineProfile
 from .prompts import Prompts
@@ -26,10 +25,6 @@ from .request import EngineRequest
 from .scheduler import Scheduler
 from .transfers import PEER, Transfers
 
-_Answer: TypeAlias = tuple[Result, str | None, int | None]
-"""What became of a directive, why, and how many tokens of its context that covers."""
-
-UNKNOWN: Final = "unknown digest"
 WARMING_MAX: Final = 64
 """Contexts that may wait to be computed unasked."""
 
@@ -88,7 +83,7 @@ class Directives:
         self.outcomes[key] = self.outcomes.get(key, 0) + 1
         return DirectiveOutcome(action_id=action_id, outcome=result, reason=reason, tokens=tokens)
 
-    def receive(self, export: Export | None, scope: str | None, digest: bytes, now: float) -> _Answer:
+    def receive(self, export: Export | None, scope: str | None, digest: bytes, now: float) -> Answer:
         """Begins to copy what a peer has exported."""
         if export is None or not export.hashes:
             return "rejected", "the peer does not hold it", None
@@ -136,12 +131,15 @@ class Directives:
                 )
         return best
 
-    def _act(self, action_id: str, directive: Directive, now: float) -> _Answer | PeerRead:
+    def _act(self, action_id: str, directive: Directive, now: float) -> Answer | PeerRead:
+        contexts = self._cache.contexts
         match directive:
+            case Retain() | Release() if not self._cache.follows_estimates:
+                return "unsupported", "this engine evicts what was least recently used", None
             case Retain():
-                return self._retain(directive, now)
+                return retain(contexts, directive, now, self._cache.budget * self._profile.block_size)
             case Release():
-                return self._release(directive)
+                return release(contexts, directive)
             case Demote():
                 return self._demote(directive)
             case Warm():
@@ -156,45 +154,7 @@ class Directives:
                     return "applied", None, there.tokens
                 return PeerRead(next(self._reads), action_id, peer, directive.digest, directive.scope)
 
-    def _retain(self, directive: Retain, now: float) -> _Answer:
-        if not self._cache.follows_estimates:
-            return "unsupported", "this engine evicts what was least recently used", None
-        names = self._names(directive)
-        if not names:
-            return "rejected", UNKNOWN, None
-        estimate = None
-        if directive.weight > 0:
-            expires_at = now + directive.expires
-            estimate = Estimate(now, directive.after, directive.sigma, expires_at, directive.weight)
-        for name in names:
-            self._cache.contexts.retain(name, estimate)
-        tokens = max(name.tokens for name in names)
-        most = self._cache.budget * self._profile.block_size
-        if tokens > most:
-            return "clipped", "more than the budget for estimates", most
-        return "applied", None, tokens
-
-    def _release(self, directive: Release) -> _Answer:
-        if not self._cache.follows_estimates:
-            return "unsupported", "this engine evicts what was least recently used", None
-        names = self._names(directive)
-        if not names:
-            return "rejected", UNKNOWN, None
-        tokens, reason = 0, None
-        # A digest that ends within the first block, or was forgotten, names nothing here that could be kept.
-        kept = directive.keep
-        if kept is not None and not self._cache.contexts.named(kept, directive.scope):
-            kept = None
-        paths = [(name, self._kept(name, kept)) for name in names]
-        if kept is not None and all(keep is None for _, keep in paths):
-            return "rejected", "keep is no prefix of the context", None
-        for name, keep in paths:
-            if kept is None or keep is not None:
-                dead, why = self._cache.contexts.release(name, keep)
-                tokens, reason = max(tokens, dead), reason or why
-        return ("applied" if reason is None else "clipped"), reason, tokens
-
-    def _demote(self, directive: Demote) -> _Answer:
+    def _demote(self, directive: Demote) -> Answer:
         tier = self._tier(directive.tier)
         if tier is None:
             return "unsupported", f"this engine has no {directive.tier} tier", None
@@ -205,7 +165,7 @@ class Directives:
         left = tokens = 0
         reason = None
         for name in names:
-            keep = self._kept(name, directive.keep)
+            keep = prefix_named(name, directive.keep)
             if directive.keep is not None and keep is None:
                 return "rejected", "keep is no prefix of the context", None
             path = contexts.path(name)
@@ -219,7 +179,7 @@ class Directives:
             reason, tokens = "some of it is in use", max(tokens - left * size, 0)
         return ("applied" if reason is None else "clipped"), reason, tokens
 
-    def _recompute(self, directive: Warm) -> _Answer:
+    def _recompute(self, directive: Warm) -> Answer:
         if (there := self._on_device(directive.digest, directive.scope)) is not None:
             return "applied", None, there.tokens
         request = self._prompts.find(directive.digest, directive.scope)
@@ -230,7 +190,7 @@ class Directives:
         self._warm(request)
         return "applied", None, dict(request.boundaries)[directive.digest]
 
-    def _prefetch(self, directive: Prefetch, now: float) -> _Answer:
+    def _prefetch(self, directive: Prefetch, now: float) -> Answer:
         assert directive.tier is not None
         tier = self._tier(directive.tier)
         if tier is None:
@@ -268,7 +228,7 @@ class Directives:
         *,
         boundaries: Sequence[Boundary] = (),
         scope: str | None = None,
-    ) -> _Answer:
+    ) -> Answer:
         """Begins to read blocks that no request waits for, as many as there is room for."""
         size = self._profile.block_size
         room = self._room_ahead()
@@ -298,7 +258,7 @@ class Directives:
             free -= -(-progress.known // size) - cache.cached_tokens(progress) // size
         return min(share, free)
 
-    def _names(self, directive: Retain | Release | Demote | Prefetch) -> Sequence[Name]:
+    def _names(self, directive: Demote | Prefetch) -> Sequence[Name]:
         return self._cache.contexts.named(directive.digest, directive.scope)
 
     def _on_device(self, digest: bytes, scope: str | None) -> Name | None:
@@ -316,10 +276,3 @@ class Directives:
             return True
         tier = self._cache.tier_of(block_hash)
         return tier is not None and tier.tier is Tier.HOST
-
-    @staticmethod
-    def _kept(name: Name, keep: bytes | None) -> Name | None:
-        at = name.parent
-        while at is not None and at.digest != keep:
-            at = at.parent
-        return at

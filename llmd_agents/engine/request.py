@@ -7,7 +7,7 @@ from .eviction import Block
 from .tokenizer import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
-    from .contexts import Name
+    from llmd_agents.cache_index import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,14 @@ class Progress:
     awaits: int = 0
     loaded: dict[str, int] = field(default_factory=dict)
     internal: bool = False
+
+    @property
+    def boundaries(self) -> tuple[tuple[bytes, int], ...]:
+        return self.request.boundaries
+
+    @property
+    def scope(self) -> str | None:
+        return self.request.scope
 
     @classmethod
     def start(cls, request: EngineRequest, now: float, *, internal: bool = False) -> "Progress":

@@ -1,7 +1,7 @@
 """What an engine remembers of prompts, and of digests that share their blocks: bounded."""
 
+from llmd_agents.cache_index import NAMES_PER_RUN_MAX
 from llmd_agents.engine import EngineCore, EngineRequest
-from llmd_agents.engine.contexts import NAMES_PER_RUN_MAX
 from llmd_agents.engine.prompts import BYTES_PER_BOUNDARY, Prompts
 from llmd_agents.hints import Retain
 from tests.engine.stories import ROOT, digest, profile, request, run, words

@@ -6,8 +6,8 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmd_agents.cache_index import Run
 from llmd_agents.engine import CachedFirst, EngineCore, EngineRequest, PeerRead, first_come_first_served
-from llmd_agents.engine.contexts import Run
 from llmd_agents.hints import Demote, Directive, Prefetch, Release, Retain, Warm
 from tests.engine.stories import profile
 from tests.engine.test_invariants import BLOCK, named, prompts

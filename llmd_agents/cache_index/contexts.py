@@ -14,11 +14,10 @@ A run is forgotten, and its names with it, once none of its blocks is in any tie
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from llmd_agents.hints import Estimate
 
-from .request import Progress
 from .residency import Residency
 
 NAMES_PER_RUN_MAX: Final = 1024
@@ -86,6 +85,32 @@ class Run:
         if self.tail_of is not None and self.tail_of.estimate is not None:
             return [self.tail_of.estimate]
         return []
+
+
+class CacheUser(Protocol):
+    """A request that holds blocks, as the contexts see it.
+
+    Attributes:
+        hashes: of its first full blocks, as far as they are known.
+        registered: blocks, from the start, that can be found in the cache.
+        boundary: index of the first of its boundaries that `registered` blocks do not cover.
+        names: those of its boundaries that `registered` blocks cover and that have a full block.
+    """
+
+    hashes: list[bytes]
+    registered: int
+    boundary: int
+    names: list[Name]
+
+    @property
+    def boundaries(self) -> Sequence[tuple[bytes, int]]:
+        """Chain digests, as (digest, tokens from the start), ascending."""
+        ...
+
+    @property
+    def scope(self) -> str | None:
+        """Of its digests (`hints.residency_scope`)."""
+        ...
 
 
 SplitWatcher = Callable[[Run, Run], None]
@@ -165,34 +190,34 @@ class Contexts:
 
     # --- what requests do
 
-    def adopted(self, progress: Progress, now: float) -> None:
+    def adopted(self, user: CacheUser, now: float) -> None:
         """Notes that a request starts from its first `registered` blocks, all on the device."""
-        if progress.registered:
-            self._used(self._cut(progress.hashes, progress.registered), now)
-        self._reach(progress, progress.registered)
+        if user.registered:
+            self._used(self._cut(user.hashes, user.registered), now)
+        self._reach(user, user.registered)
 
-    def advanced(self, progress: Progress, registered: int, now: float) -> None:
+    def advanced(self, user: CacheUser, registered: int, now: float) -> None:
         """Notes that the blocks of a request up to `registered` are on the device now."""
-        boundaries, hashes, size = progress.request.boundaries, progress.hashes, self._block_size
-        at = progress.registered
-        for index in range(progress.boundary, len(boundaries)):
+        boundaries, hashes, size = user.boundaries, user.hashes, self._block_size
+        at = user.registered
+        for index in range(user.boundary, len(boundaries)):
             end = boundaries[index][1] // size
             if end > registered:
                 break
             if end > at:
-                self.place(hashes, at, end, progress.names[-1] if progress.names else None, now)
+                self.place(hashes, at, end, user.names[-1] if user.names else None, now)
                 at = end
-            self._reach(progress, end)
+            self._reach(user, end)
         if registered > at:
-            self.place(hashes, at, registered, progress.names[-1] if progress.names else None, now)
+            self.place(hashes, at, registered, user.names[-1] if user.names else None, now)
 
-    def left(self, progress: Progress, now: float) -> None:
+    def left(self, user: CacheUser, now: float) -> None:
         """Notes that a request gives its blocks back."""
-        for name in progress.names:
+        for name in user.names:
             name.users -= 1
-        progress.names = []
-        if progress.registered:
-            self._used(self._cut(progress.hashes, progress.registered), now)
+        user.names = []
+        if user.registered:
+            self._used(self._cut(user.hashes, user.registered), now)
 
     def used(self, hashes: Sequence[bytes], end: int, now: float) -> None:
         """Notes a use of the first `end` blocks of a path."""
@@ -330,19 +355,19 @@ class Contexts:
 
     # --- inside
 
-    def _reach(self, progress: Progress, registered: int) -> None:
+    def _reach(self, user: CacheUser, registered: int) -> None:
         """Takes a request's boundaries that `registered` blocks cover for used."""
-        boundaries, scope, size = progress.request.boundaries, progress.request.scope, self._block_size
-        names = progress.names
+        boundaries, scope, size = user.boundaries, user.scope, self._block_size
+        names = user.names
         parent = names[-1] if names else None
-        index = progress.boundary
+        index = user.boundary
         while index < len(boundaries):
             digest, tokens = boundaries[index]
             end = tokens // size
             if end > registered:
                 break
             if end:
-                parent = self.name(progress.hashes, digest, tokens, scope, parent)
+                parent = self.name(user.hashes, digest, tokens, scope, parent)
                 parent.users += 1
                 names.append(parent)
                 if parent.dead:
@@ -353,7 +378,7 @@ class Contexts:
                     parent.estimate = None
                     del self.estimated[parent]
             index += 1
-        progress.boundary = index
+        user.boundary = index
 
     def _used(self, run: Run, now: float) -> None:
         at: Run | None = run
