@@ -97,10 +97,12 @@ class CacheUser(Protocol):
         names: those of its boundaries that `registered` blocks cover and that have a full block.
     """
 
-    hashes: list[bytes]
     registered: int
     boundary: int
     names: list[Name]
+
+    @property
+    def hashes(self) -> Sequence[bytes]: ...
 
     @property
     def boundaries(self) -> Sequence[tuple[bytes, int]]:
@@ -133,6 +135,7 @@ class Contexts:
         """Counts what changes the order of eviction without touching a block."""
         self.estimated: dict[Name, None] = {}
         self.dead: dict[Run, None] = {}
+        self.runs: dict[Run, None] = {}
         self._block_size = block_size
         self._residency = residency
         self._in_use = in_use
@@ -152,6 +155,19 @@ class Contexts:
 
     def run_of(self, block_hash: bytes) -> Run:
         return self._runs[block_hash]
+
+    def shared_blocks(self, name: Name, hashes: Sequence[bytes]) -> int:
+        """Returns how many full blocks a prompt shares with the context of a name, from their start."""
+        path = set(_up(name.run))
+        low, high = 0, min(name.run.end, len(hashes))
+        while low < high:  # a block's hash covers all before it, so that sharing ends once
+            middle = (low + high + 1) // 2
+            run = self._runs.get(hashes[middle - 1])
+            if run is not None and run in path and middle <= name.run.end:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def has(self, block_hash: bytes) -> bool:
         """Returns whether a block is on any level."""
@@ -280,7 +296,7 @@ class Contexts:
 
     def clear(self) -> None:
         """Forgets everything: the cache was reset."""
-        for index in (self._runs, self._level, self._names, self.estimated, self.dead):
+        for index in (self._runs, self._level, self._names, self.estimated, self.dead, self.runs):
             index.clear()
         self.version += 1
         self._residency.clear()
@@ -424,6 +440,7 @@ class Contexts:
         if at is None or at.children or at.names or at.tail_of is not owner:
             resident = [True] * self._levels if at is None else list(at.resident)
             at = Run(at, [], index, [0] * self._levels, resident, now, tail_of=owner)
+            self.runs[at] = None
             if at.parent is not None:
                 at.parent.children[at] = None
         at.blocks.append(block_hash)
@@ -459,6 +476,7 @@ class Contexts:
             run.parent.children[head] = None
         if head.dead:
             self.dead[head] = None
+        self.runs[head] = None
         run.parent = head
         run.blocks = run.blocks[count:]
         run.missing = [all_ - own for all_, own in zip(run.missing, missing, strict=True)]
@@ -529,6 +547,7 @@ class Contexts:
                 self._hand_up(name)
                 self._remove(name)
             self.dead.pop(at, None)
+            del self.runs[at]
             if at.parent is not None:
                 del at.parent.children[at]
             at = at.parent

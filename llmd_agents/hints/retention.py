@@ -76,11 +76,13 @@ class Budget:
 
     Attributes:
         total: of all scopes together.
-        by_scope: of single scopes; bounded by `total` alone where not named.
+        by_scope: of single scopes.
+        each_scope: of every scope that `by_scope` does not name.
     """
 
     total: float = math.inf
     by_scope: Mapping[str | None, float] = field(default_factory=dict)
+    each_scope: float = math.inf
 
 
 def unknown_residual(last_used: float, now: float) -> float:
@@ -170,7 +172,7 @@ def _beyond(held: Sequence[Held], promoted: Sequence[int], budget: Budget) -> li
             scope in full
             or held[index].parent in left_out
             or total + size > budget.total
-            or of_scope > budget.by_scope.get(scope, math.inf)
+            or of_scope > budget.by_scope.get(scope, budget.each_scope)
         ):
             full.add(scope)
             left_out.add(index)
