@@ -1,7 +1,8 @@
 """vLLM's own counters, from its `/metrics`."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import httpx
@@ -26,7 +27,9 @@ class Counters:
     """Counts since the engine started, in tokens if not said otherwise; `later - earlier` counts between.
 
     Attributes:
-        device, host, p2p, disk: prompt tokens that were not computed, by where they came from.
+        cached_by_source: prompt tokens that were not computed, by where they came from: `device`, `host`,
+            `disk`, `p2p` or `external_unspecified`, which a connector that does not say counts as. Only
+            those that are not 0.
         device_queries, device_hits: looked for and found in the device's prefix cache.
         external_queries, external_hits: looked for and found through a connector.
         requests: how many were answered.
@@ -35,10 +38,7 @@ class Counters:
 
     prompt_tokens: int = 0
     generation_tokens: int = 0
-    device: int = 0
-    host: int = 0
-    p2p: int = 0
-    disk: int = 0
+    cached_by_source: Mapping[str, int] = field(default_factory=dict)
     device_queries: int = 0
     device_hits: int = 0
     external_queries: int = 0
@@ -47,12 +47,18 @@ class Counters:
     preemptions: int = 0
 
     def __sub__(self, earlier: "Counters") -> "Counters":
-        return Counters(**{name: value - getattr(earlier, name) for name, value in vars(self).items()})
+        names = _COUNTERS.values()
+        before = Counter(earlier.cached_by_source)
+        sources = {name: count - before[name] for name, count in self.cached_by_source.items()}
+        return Counters(
+            cached_by_source={name: count for name, count in sources.items() if count},
+            **{name: getattr(self, name) - getattr(earlier, name) for name in names},
+        )
 
     @property
     def cached(self) -> int:
         """Prompt tokens that were not computed, wherever they came from."""
-        return self.device + self.host + self.p2p + self.disk
+        return sum(self.cached_by_source.values())
 
 
 def scrape(url: str) -> Counters:
@@ -63,9 +69,11 @@ def scrape(url: str) -> Counters:
 def parse(text: str) -> Counters:
     """Returns the counters of a text in Prometheus' format, summed over vLLM's engines and models."""
     totals: Counter[str] = Counter()
+    sources: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            name = sample.labels.get("source") if sample.name == _BY_SOURCE else _COUNTERS.get(sample.name)
-            if name is not None:
+            if sample.name == _BY_SOURCE and sample.value:
+                sources[sample.labels["source"]] += int(sample.value)
+            elif (name := _COUNTERS.get(sample.name)) is not None:
                 totals[name] += int(sample.value)
-    return Counters(**totals)
+    return Counters(cached_by_source=dict(sources), **totals)

@@ -33,7 +33,7 @@ class EngineOptions:
     """How one engine is started.
 
     Attributes:
-        num_blocks: blocks of 32 tokens on the device; at least max_model_len / 32.
+        num_blocks: blocks of 32 tokens on the device; more than max_model_len / 32, as one is never used.
         kv_transfer_config: as vLLM's option, without `engine_id`.
         flags: further options of `vllm serve`.
         environment: further environment variables.

@@ -120,7 +120,7 @@ def in_process(
     The environment must be `environment.variables` from before vLLM was imported.
 
     Args:
-        num_blocks: blocks of 32 tokens on the device; at least max_model_len / 32.
+        num_blocks: blocks of 32 tokens on the device; more than max_model_len / 32, as one is never used.
         kv_transfer_config: as vLLM's option, without `engine_id`.
         options: further options of `vllm.LLM`, `scheduler_cls` for one.
     """

@@ -1,10 +1,26 @@
 """The harness runs real engines, in this process and as servers, and leaves nothing behind."""
 
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
+import pytest
+
+import harness
+from harness.counters import Counters
+from harness.engines import EngineFailed, EngineOptions, cached_tokens, engines
 from harness.in_process import in_process
 
+HARNESS = Path(harness.__file__).parent
+
 PROMPT = [{"role": "user", "content": "Mabada kelo vuri. " * 40}]
+CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "kelo"}'}}
+TOOL_CALLS = [
+    {"role": "user", "content": "What is kelo?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "a word"},
+]
 
 
 def test_engines_in_this_process_one_after_the_other(tiny_model: Path) -> None:
@@ -18,3 +34,59 @@ def test_engines_in_this_process_one_after_the_other(tiny_model: Path) -> None:
             assert again.cached_tokens == (len(first.prompt) - 1) // 32 * 32 > 0
             assert engine.connector is None
             assert engine.block_pool.get_num_free_blocks() == 159
+
+
+def test_two_servers_count_tokens_and_end_with_their_block(tiny_model: Path, tmp_path: Path) -> None:
+    storage = {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"shared_storage_path": str(tmp_path / "storage")},
+    }
+    options = [EngineOptions(), EngineOptions(kv_transfer_config=storage)]
+    with engines(tiny_model, tmp_path, *options) as (plain, stores):
+        before = plain.counters()
+        first, again = plain.chat(PROMPT), plain.chat(PROMPT)
+        prompt_tokens = first["usage"]["prompt_tokens"]
+        assert cached_tokens(first) == 0
+        assert cached_tokens(again) == (prompt_tokens - 1) // 32 * 32
+        assert plain.counters() - before == Counters(
+            prompt_tokens=2 * prompt_tokens,
+            generation_tokens=16,
+            cached_by_source={"device": cached_tokens(again)},
+            device_queries=2 * prompt_tokens,
+            device_hits=cached_tokens(again),
+            requests=2,
+        )
+        assert stores.counters().requests == 0
+        groups = [engine.process.pid for engine in (plain, stores)]
+        assert stores.chat(TOOL_CALLS)["usage"]["completion_tokens"] == 8
+    for engine in (plain, stores):
+        assert engine.process.returncode is not None
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{engine.url}/health")
+    assert not [pid for pid in groups if Path(f"/proc/{pid}").exists()]
+
+
+def test_an_engine_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path) -> None:
+    options = EngineOptions(flags=["--no-such-option"])
+    with pytest.raises(EngineFailed, match="--no-such-option"), engines(tiny_model, tmp_path, options):
+        pass
+
+
+def test_what_a_command_started_ends_with_whoever_started_it() -> None:
+    script = "import subprocess as s; p = s.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "harness.guard", sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=HARNESS.parent,
+    )
+    assert guard.stdout is not None
+    assert guard.stdin is not None
+    grandchild = int(guard.stdout.readline())
+    assert Path(f"/proc/{grandchild}").exists()
+    guard.stdin.close()
+    guard.wait(30)
+    guard.stdout.close()
+    state = Path(f"/proc/{grandchild}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
