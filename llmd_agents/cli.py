@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+if TYPE_CHECKING:
+    from llmd_agents.engine.kv_events_publisher import KvEventPublisher
 
 app = typer.Typer(
     help="Carries what an agent program knows about its model calls to the servers that run them.",
@@ -136,6 +139,14 @@ def engine(
         list[Path] | None,
         typer.Option(help="Scripts that requests may name (TOML); repeat for more.", metavar="FILE"),
     ] = None,
+    kv_events_endpoint: Annotated[
+        str | None,
+        typer.Option(help="Publish KV events as vLLM does: tcp://*:5557 binds.", metavar="ADDRESS"),
+    ] = None,
+    kv_events_topic: Annotated[str, typer.Option(help="Topic of the KV events.", metavar="TOPIC")] = "",
+    kv_events_replay_endpoint: Annotated[
+        str | None, typer.Option(help="Where missed KV events can be asked for.", metavar="ADDRESS")
+    ] = None,
     until_stdin_closes: UntilStdinCloses = False,
 ) -> None:
     """Run an embedded engine: it models an inference server and its cache, and runs no model."""
@@ -169,6 +180,11 @@ def engine(
             replies.update(read_scripts(path))
     except (ProfileError, ScriptError) as error:
         _fail(str(error))
+    kv_events = None
+    if kv_events_endpoint is not None:
+        kv_events = _kv_events(kv_events_endpoint, kv_events_topic, kv_events_replay_endpoint)
+    elif kv_events_topic or kv_events_replay_endpoint:
+        _fail("--kv-events-topic and --kv-events-replay-endpoint need --kv-events-endpoint")
     cached_first = dispatch == "cached-first"
     server = EngineServer(
         settings,
@@ -179,6 +195,7 @@ def engine(
         protect_waiting=cached_first,
         retention_budget=retention_budget,
         scripts=replies,
+        kv_events=kv_events,
     )
     _serve(lambda: serving.run(server, host, port, name="engine", until_stdin_closes=until_stdin_closes))
 
@@ -296,6 +313,19 @@ def demo(
         typer.echo(json.dumps(results_as_json(rows, scenario)))
     else:
         print_report(rows, scenario, Console())
+
+
+def _kv_events(endpoint: str, topic: str, replay_endpoint: str | None) -> "KvEventPublisher":
+    with _needs("kv-events"):
+        from llmd_agents.engine.kv_events_publisher import BadEndpoint, KvEventPublisher
+    try:
+        publisher = KvEventPublisher(endpoint, topic=topic, replay_endpoint=replay_endpoint)
+    except BadEndpoint as error:
+        _fail(f"KV events: {error}")
+    how = "subscribers connect to" if publisher.binds else "connects to"
+    replay = f", replay at {publisher.replay_endpoint}" if publisher.replay_endpoint else ""
+    typer.echo(f"KV events: {how} {publisher.endpoint}{replay}", err=True)
+    return publisher
 
 
 def _serve(run: Callable[[], None]) -> None:

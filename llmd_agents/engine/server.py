@@ -14,7 +14,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -40,13 +40,17 @@ from .eviction import EvictionOrder
 from .export import ExportRequest
 from .feed import ResidencyFeed
 from .kv_api import Peers, carry_out
+from .kv_events_source import KvEventSource
 from .loop import EngineLoop, Reply
 from .metrics import CONTENT_TYPE, EngineMetrics
 from .openai_api import ENGINE_HEADER, FINGERPRINT, Chunks
 from .profile import EngineProfile
-from .records import Listener
+from .records import Listener, Record
 from .request import RequestStats
 from .script import SCRIPT_HEADER, Script, packaged_scripts
+
+if TYPE_CHECKING:
+    from .kv_events_publisher import KvEventPublisher
 
 BODY_MAX_BYTES: Final = 64 << 20
 
@@ -70,6 +74,7 @@ class EngineServer:
         listener: see `EngineCore`; called in the server's event loop.
         epoch: names this run of the engine in its residency events; random by default.
         scripts: what requests may ask for beside the packaged scripts; one of the same name takes its place.
+        kv_events: where to publish KV events in vLLM's form; closed with the server.
     """
 
     def __init__(
@@ -85,10 +90,15 @@ class EngineServer:
         listener: Listener | None = None,
         epoch: str | None = None,
         scripts: Mapping[str, Script] | None = None,
+        kv_events: "KvEventPublisher | None" = None,
     ) -> None:
         self.profile = profile
         self.model_names = tuple(model_names)
         self.epoch = secrets.token_hex(8) if epoch is None else epoch
+        self._kv_events = kv_events
+        self._kv_source = KvEventSource(profile) if kv_events is not None else None
+        if self._kv_source is not None:
+            listener = self._kv_source if listener is None else _both(self._kv_source, listener)
         core = EngineCore(
             profile,
             eviction=eviction,
@@ -133,10 +143,14 @@ class EngineServer:
         self._loop.stop()
 
     async def _start(self) -> None:
+        if self._kv_events is not None:
+            self._kv_events.start()
         self._loop.start()
 
     async def _stop(self) -> None:
         self.close()
+        if self._kv_events is not None:
+            await self._kv_events.close()
         await self._peers.close()
 
     @property
@@ -146,6 +160,11 @@ class EngineServer:
     def _on_step(self, output: StepOutput) -> None:
         if output.residency:
             self._feed.publish(output.residency)
+        self._publish_kv_events()
+
+    def _publish_kv_events(self) -> None:
+        if self._kv_events is not None and self._kv_source is not None:
+            self._kv_events.publish(self._kv_source.take())
 
     def _on_end(self, request_id: str, stats: RequestStats | None) -> None:
         completion = self._running.pop(request_id)
@@ -180,6 +199,7 @@ class EngineServer:
     async def _reset(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._loop.reset():
             self._feed.publish((), cleared=True)
+            self._publish_kv_events()
             await _answer(send, {"status": "ok"})
         else:
             await _refuse(send, "running requests hold blocks; nothing was reset", status=409)
@@ -211,6 +231,7 @@ class EngineServer:
             await _refuse(send, "the engine is stopping", status=503)
             return
         outcomes = await carry_out(message, self._loop, self._peers)
+        self._publish_kv_events()
         await _answer(send, outcomes.model_dump(mode="json"))
 
     async def _export(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -268,6 +289,14 @@ class EngineServer:
         reply = self._loop.submit(completion.request(request_id, of_branch=of_branch))
         self._running[request_id] = completion
         return reply
+
+
+def _both(first: Listener, second: Listener) -> Listener:
+    def listener(record: Record) -> None:
+        first(record)
+        second(record)
+
+    return listener
 
 
 def _of_branch(headers: serving.Headers) -> bool:

@@ -53,12 +53,13 @@ def stack(engines: int | Sequence[App] = 2, *, time_scale: float = FAST, **confi
 
 
 @contextmanager
-def engine_process(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def engine_process(*options: str, stderr: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Runs `llmd-agents engine`; yields the process, to be killed if need be, and its URL."""
     process = subprocess.Popen(
         [sys.executable, "-m", "llmd_agents", "engine", "--port", "0", "--until-stdin-closes", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=stderr,
     )
     assert process.stdout is not None
     assert process.stdin is not None
