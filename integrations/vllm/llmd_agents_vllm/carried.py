@@ -32,7 +32,7 @@ _SIZE_MAX: Final = 2**53
 _HEADERS_KEPT: Final = 512
 _WHITE_SPACE: Final = b" \t\r\n"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vllm.llmd_agents")
 
 
 @dataclass(frozen=True, slots=True)

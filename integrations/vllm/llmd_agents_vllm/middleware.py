@@ -2,8 +2,8 @@
 
     vllm serve … --middleware llmd_agents_vllm.middleware.HintsMiddleware
 
-It is outermost in vLLM's stack, but reads no body of its own accord: it stands in `receive`, so that a request
-that vLLM's own middleware turns away (no API key) costs nothing.
+It is outermost in vLLM's stack, but reads no body of its own accord: it stands in `receive`, so that a
+request that vLLM's own middleware turns away (no API key) costs nothing.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ BODY_MAX_BYTES: Final = 64 << 20
 THREAD_FROM_BYTES: Final = 512 << 10
 """Reading a body of this size takes some milliseconds: it is done beside the event loop."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vllm.llmd_agents")
 
 
 class HintsMiddleware:
     """Adds `kv_transfer_params["llmd_agents"]` to chat completions, and to completions that bring hints.
 
-    Everything else passes untouched, and so does every call while the engine has no KV connector: vLLM would log
-    a warning for each call that brings parameters.
+    Everything else passes untouched, and so does every call while the engine has no KV connector: vLLM would
+    log a warning for each call that brings parameters.
     """
 
     def __init__(self, app: App) -> None:

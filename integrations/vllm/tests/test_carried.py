@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llmd_agents.hints import ForkPosition, Hints, Program, Step, chain, encode_hints
 
+from llmd_agents.hints import ForkPosition, Hints, Program, Step, chain, encode_hints
 from llmd_agents_vllm.carried import FIRST_LINKS, KEY, LINKS_MAX, Carried, fold, read
 
 HINTS = Hints(

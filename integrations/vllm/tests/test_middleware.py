@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from llmd_agents.hints import Hints, Program, Step, encode_hints
 
+from llmd_agents.hints import Hints, Program, Step, encode_hints
 from llmd_agents_vllm import middleware
 from llmd_agents_vllm.carried import Carried, read
 from llmd_agents_vllm.middleware import BODY_MAX_BYTES, CHAT, COMPLETIONS, HintsMiddleware, Message, Scope
