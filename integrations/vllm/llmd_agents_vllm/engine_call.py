@@ -1,0 +1,93 @@
+"""The way from the API server's process to the connector in the engine's: one method on vLLM's `EngineCore`.
+
+vLLM has a general call from one to the other, which finds the method by its name; a general plugin puts ours
+there in every process. Arguments and answers are JSON.
+"""
+
+import json
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from llmd_agents.hints import decode_directives
+
+from .connector import AgentConnector, NotInUse
+from .device.directives import Ahead
+from .device.engine_side import EngineSide
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.core import EngineCore
+
+log = logging.getLogger("vllm.llmd_agents")
+
+METHOD: Final = "llmd_agents"
+
+
+def install() -> None:
+    """Adds the method to `EngineCore`."""
+    from vllm.v1.engine.core import EngineCore
+
+    setattr(EngineCore, METHOD, _answer)
+
+
+def _answer(core: "EngineCore", what: str, argument: str) -> str:
+    """Answers a call; never raises, since an error here would be the engine's.
+
+    Args:
+        what: `kv`, `direct`, `residency` or `brought`.
+        argument: JSON.
+
+    Returns:
+        JSON: {"answer": …}, or {"unavailable": why}.
+    """
+    try:
+        connector = _connector(core.scheduler.get_kv_connector())
+        if connector is None:
+            raise NotInUse("the engine runs without AgentConnector")
+        given = json.loads(argument)
+        answer = connector.ask(lambda side: _ASKED[what](side, given, time.monotonic()))
+        return json.dumps({"answer": answer})
+    except NotInUse as error:
+        return json.dumps({"unavailable": str(error)})
+    except Exception:
+        log.exception("a call to the engine failed; the engine goes on")
+        return json.dumps({"unavailable": "the call failed; the engine's log says why"})
+
+
+def _connector(connector: Any) -> AgentConnector | None:
+    """Returns ours, alone or composed."""
+    if isinstance(connector, AgentConnector):
+        return connector
+    for child in getattr(connector, "sub_connectors", ()):
+        if (found := _connector(child)) is not None:
+            return found
+    return None
+
+
+def _kv(side: EngineSide, given: Any, now: float) -> Any:
+    return side.kv(now).model_dump(mode="json")
+
+
+def _direct(side: EngineSide, given: Any, now: float) -> Any:
+    """Carries out the actions of a message, each answered as {"outcome": …} or {"ahead": …}."""
+    answers: list[dict[str, Any]] = []
+    for action in decode_directives(given.encode()).actions:
+        answer = side.carry_out(*action, now) if isinstance(action, tuple) else action
+        if isinstance(answer, Ahead):
+            ahead = {"action_id": answer.action_id, "tokens": answer.tokens, "salt": answer.salt}
+            answers.append({"ahead": ahead})
+        else:
+            answers.append({"outcome": answer.model_dump(mode="json")})
+    return answers
+
+
+def _residency(side: EngineSide, given: Any, now: float) -> Any:
+    batches = side.residency(given["since"], given["epoch"], now)
+    return [batch.model_dump(mode="json") for batch in batches]
+
+
+def _brought(side: EngineSide, given: Any, now: float) -> Any:
+    side.brought(given)
+
+
+_ASKED: Final = {"kv": _kv, "direct": _direct, "residency": _residency, "brought": _brought}
