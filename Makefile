@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_OPENAI2 := .venv-openai2
+VENV_VLLM := .venv-vllm
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types imports docs unit openai2 install format clean
+.PHONY: help demo test test-vllm lint types imports docs unit openai2 install format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,9 +49,23 @@ $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.
 		pytest pytest-timeout hypothesis
 	@touch $@
 
+test-vllm: $(VENV_VLLM)/installed  ## Run real vLLM engines on the CPU with what we add to them
+	@if [ -s $< ]; then cat $<; else cd integrations/vllm && ../../$(VENV_VLLM)/bin/python -m pytest -q; fi
+
+# The pins are complete: without --no-deps pip would also fetch parts of vLLM that only run on GPUs. Where there is
+# no PyTorch for the CPU, the file says so and is too old to keep the next run from looking again.
+$(VENV_VLLM)/installed: pyproject.toml integrations/vllm/pyproject.toml requirements-vllm.txt
+	$(PYTHON) -m venv $(VENV_VLLM)
+	$(VENV_VLLM)/bin/python integrations/vllm/harness/torch_for_cpu.py requirements-vllm.txt > $(VENV_VLLM)/skipped
+	@if [ -s $(VENV_VLLM)/skipped ]; then mv $(VENV_VLLM)/skipped $@; touch -t 197001020000 $@; else set -ex; \
+		$(VENV_VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+			-r requirements-vllm.txt -e . -e integrations/vllm; \
+		$(VENV_VLLM)/bin/python integrations/vllm/harness/vllm_distribution.py; \
+		mv $(VENV_VLLM)/skipped $@; touch $@; fi
+
 format: install  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 clean:  ## Remove everything that make has made
-	rm -rf $(VENV) $(VENV_OPENAI2) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV_OPENAI2) $(VENV_VLLM) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
