@@ -102,7 +102,9 @@ class Books:
         self._dying: OrderedDict[Name, Name | None] = OrderedDict()
         self._ordered_version = 0
         self._safe = 0
+        """Blocks at the head of the queue that go before whatever has been freed since the order was made."""
         self._changes = 0
+        """Blocks that have come and gone since."""
 
     # --- what requests do
 
@@ -235,6 +237,7 @@ class Books:
     # --- inside
 
     def _leave(self, use: Use, now: float) -> None:
+        self._changes += use.registered
         if use.registered and self.contexts.has(use.hashes[use.registered - 1]):
             self.contexts.left(use, now)
         else:
