@@ -90,6 +90,7 @@ NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
         Has(f"{_SCHED}.scheduler:Scheduler.running"),
         Has(f"{_SCHED}.scheduler:Scheduler.policy"),
         Has(f"{_SCHED}.scheduler:Scheduler.current_step"),
+        Has(f"{_SCHED}.scheduler:Scheduler.connector"),
         Has(f"{_SCHED}.scheduler:Scheduler.kv_cache_manager"),
         Has(f"{_SCHED}.scheduler:Scheduler.hash_block_size"),
         Has(f"{_SCHED}.request_queue:SchedulingPolicy.PRIORITY"),
@@ -276,7 +277,7 @@ def _find(where: str, import_module: Import) -> tuple[Any, str, Any]:
 def _instance_attributes(cls: type) -> set[str]:
     names: set[str] = set()
     for base in cls.__mro__:
-        names.update(base.__dict__.get("__annotations__", ()))
+        names.update(inspect.get_annotations(base))
         code = getattr(base.__dict__.get("__init__"), "__code__", None)
         if code is not None:
             names.update(step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR")

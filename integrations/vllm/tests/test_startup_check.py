@@ -113,7 +113,7 @@ def altered_vllm(name: str) -> Any:
     if name != "vllm.v1.core.block_pool":
         return module
 
-    class BlockPool(module.BlockPool):  # type: ignore[name-defined,misc]
+    class BlockPool(module.BlockPool):  # type: ignore[name-defined]
         def get_cached_block(self, block_hash: bytes, group: int, strict: bool) -> None: ...
 
     altered = ModuleType(name)

@@ -1,0 +1,174 @@
+"""In which order waiting requests are admitted: one pure function, without vLLM and without a clock.
+
+It is the embedded engine's `CachedFirst` with three additions: vLLM's own priority and its preempted requests
+keep their places, a program's priority goes before what is cached, and among the branches of several forks
+the fork that is nearest to its join goes first.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from llmd_agents.hints import DEFAULT_PRIORITY
+
+ForkId: TypeAlias = tuple[str, str]
+"""(program, fork)"""
+
+
+class BadOptions(ValueError):
+    """The operator's options cannot be used; says which and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRule:
+    """What an operator may set.
+
+    Attributes:
+        aging_s: who has waited longer (in seconds) goes before all others of its vLLM priority, oldest first.
+        short_tokens: so many prompt tokens to compute do not hold up the branches that decode.
+    """
+
+    aging_s: float = 10.0
+    short_tokens: int = 2048
+
+    @classmethod
+    def of(cls, options: Any) -> "QueueRule":
+        """Reads `--additional-config '{"llmd_agents": {…}}'`.
+
+        Raises:
+            BadOptions: for an unknown name or a bad value.
+        """
+        if not isinstance(options, Mapping):
+            raise BadOptions(f'additional_config["llmd_agents"] must be an object, not {options!r}')
+        known = [field.name for field in fields(cls)]
+        for name, value in options.items():
+            if name not in known:
+                raise BadOptions(f"llmd_agents knows no option {name!r} (it knows {', '.join(known)})")
+            number = isinstance(value, int if name == "short_tokens" else int | float)
+            if not number or isinstance(value, bool) or not 0 <= value < math.inf:
+                kind = "a whole number" if name == "short_tokens" else "a number"
+                raise BadOptions(f"llmd_agents option {name} must be {kind} of 0 or more, not {value!r}")
+        return cls(**options)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What hints and vLLM say of one request, apart from how much of it is cached.
+
+    Attributes:
+        engine_priority: vLLM's; lower goes first. 0 for all where vLLM is not asked to look at it.
+        program_priority: 0–100, higher matters more.
+        fork: the fork whose join waits for it.
+        deadline: of its program, in seconds since the Unix epoch; infinite without one.
+    """
+
+    engine_priority: int = 0
+    program_priority: int = DEFAULT_PRIORITY
+    fork: ForkId | None = None
+    deadline: float = math.inf
+
+    @property
+    def importance(self) -> tuple[int, int]:
+        """The smaller, the more important."""
+        return self.engine_priority, -self.program_priority
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request in the queue.
+
+    Attributes:
+        uncached: prompt tokens that are to be computed.
+        preempted: it ran already: it goes first, as in vLLM.
+    """
+
+    standing: Standing
+    arrival_s: float
+    uncached: int
+    preempted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An admitted request; `decoding` once it has a first output token."""
+
+    standing: Standing
+    decoding: bool
+
+
+def admission_order(
+    waiting: Sequence[Waiting], running: Sequence[Running], now: float, rule: QueueRule
+) -> list[int]:
+    """Returns indices into `waiting`, who goes first at the front; who is held back now is left out.
+
+    Fewest uncached prompt tokens first, ties by arrival, with a hard bound on waiting (`aging_s`). While a
+    branch of a fork decodes, a long prompt that is no branch and no more important is held back.
+
+    Args:
+        waiting: in vLLM's own order.
+        now: seconds, on the clock of `arrival_s`.
+    """
+    decoding = [one.standing.importance for one in running if one.decoding and one.standing.fork is not None]
+    spared = min(decoding, default=None)
+    keyed: list[tuple[tuple[int, int, float, int, float], int]] = []
+    for index, one in enumerate(waiting):
+        standing = one.standing
+        key: tuple[int, float, int, float]
+        if one.preempted:
+            key = (0, 0, 0, 0)
+        elif now - one.arrival_s > rule.aging_s:
+            key = (1, one.arrival_s, 0, 0)
+        elif spared is not None and _held_back(one, spared, rule):
+            continue
+        else:
+            key = (2, -standing.program_priority, one.uncached, one.arrival_s)
+        keyed.append(((standing.engine_priority, *key), index))
+    keyed.sort()
+    order = [index for _, index in keyed]
+    fresh = [place for place, (key, _) in enumerate(keyed) if key[1] == 2]
+    return _nearest_join_first(order, fresh, waiting, running, rule)
+
+
+def _held_back(one: Waiting, spared: tuple[int, int], rule: QueueRule) -> bool:
+    return (
+        one.uncached > rule.short_tokens and one.standing.fork is None and one.standing.importance >= spared
+    )
+
+
+def _nearest_join_first(
+    order: list[int],
+    fresh: Sequence[int],
+    waiting: Sequence[Waiting],
+    running: Sequence[Running],
+    rule: QueueRule,
+) -> list[int]:
+    """Hands the places that short branches got to the fork with the fewest branches to go, deadlines next.
+
+    A join waits for the last of its branches, so that two forks finish sooner on average one after the other
+    than interleaved. No other request moves, and with one fork nothing does.
+    """
+    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for place in fresh:
+        one = waiting[order[place]]
+        if one.standing.fork is not None and one.uncached <= rule.short_tokens:
+            places[one.standing.importance].append(place)
+    if not places:
+        return order
+    to_go = Counter(one.standing.fork for one in waiting)
+    to_go.update(one.standing.fork for one in running)
+    result = list(order)
+    for among in places.values():
+        first: dict[ForkId | None, int] = {}
+        for place in among:
+            first.setdefault(waiting[order[place]].standing.fork, place)
+
+        def nearness(index: int, first: Mapping[ForkId | None, int] = first) -> tuple[int, float, int]:
+            standing = waiting[index].standing
+            return to_go[standing.fork], standing.deadline, first[standing.fork]
+
+        branches = sorted((order[place] for place in among), key=nearness)
+        for place, index in zip(among, branches, strict=True):
+            result[place] = index
+    return result
