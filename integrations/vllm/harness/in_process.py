@@ -77,7 +77,7 @@ class InProcessEngine:
 
         extra = {"kv_transfer_params": dict(kv_transfer_params)} if kv_transfer_params is not None else None
         sampling = {"max_tokens": 8, "temperature": 0.0, "ignore_eos": True, "extra_args": extra, **sampling}
-        tokens = [TokensPrompt(prompt_token_ids=self._tokens(prompt)) for prompt in prompts]
+        tokens = [TokensPrompt(prompt_token_ids=self.tokens(prompt)) for prompt in prompts]
         results = self.llm.generate(
             tokens,
             SamplingParams(**sampling),
@@ -94,7 +94,8 @@ class InProcessEngine:
             for result in results
         ]
 
-    def _tokens(self, prompt: Prompt) -> list[int]:
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """Returns the token ids of a chat, as `vllm serve` would make them; those of a prompt are it."""
         if prompt and isinstance(prompt[0], int):
             return [int(token) for token in prompt]  # type: ignore[call-overload]
         tokenizer = self.llm.get_tokenizer()

@@ -1,7 +1,7 @@
 """Installs PyTorch's CPU build into this environment: `python torch_for_cpu.py REQUIREMENTS`.
 
-Not every package index has it. Where pip finds none, one line says so on standard output and the exit status is 0;
-any other failure is an error.
+Not every package index has it. Where pip finds none, one line on standard output says so and the exit status
+is 0; any other failure is an error.
 """
 
 import subprocess

@@ -36,12 +36,11 @@ def tiny_model() -> Path:
 
 
 @pytest.fixture(scope="session")
-def coding_sessions() -> Path:
-    """The folder of recorded coding-agent sessions, which lies beside the checkout."""
-    folder = TRACES / "claude-code"
-    if not folder.is_dir():
-        reason = f"no recorded sessions at {folder}"
+def traces() -> Path:
+    """The folder of recorded workloads, which lies beside the checkout."""
+    if not TRACES.is_dir():
+        reason = f"no recorded workloads at {TRACES}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    return folder
+    return TRACES
