@@ -9,11 +9,10 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from llmd_agents.hints import decode_directives
+from llmd_agents.hints import Directive, DirectiveOutcome, decode_directives
 
 from .connector import AgentConnector, NotInUse
 from .device.directives import Ahead
-from .device.engine_side import EngineSide
 
 if TYPE_CHECKING:
     from vllm.v1.engine.core import EngineCore
@@ -44,9 +43,7 @@ def _answer(core: "EngineCore", what: str, argument: str) -> str:
         connector = _connector(core.scheduler.get_kv_connector())
         if connector is None:
             raise NotInUse("the engine runs without AgentConnector")
-        given = json.loads(argument)
-        answer = connector.ask(lambda side: _ASKED[what](side, given, time.monotonic()))
-        return json.dumps({"answer": answer})
+        return json.dumps({"answer": _ASKED[what](connector, json.loads(argument), time.monotonic())})
     except NotInUse as error:
         return json.dumps({"unavailable": str(error)})
     except Exception:
@@ -64,15 +61,15 @@ def _connector(connector: Any) -> AgentConnector | None:
     return None
 
 
-def _kv(side: EngineSide, given: Any, now: float) -> Any:
-    return side.kv(now).model_dump(mode="json")
+def _kv(connector: AgentConnector, given: Any, now: float) -> Any:
+    return connector.ask(lambda side: side.kv(now)).model_dump(mode="json")
 
 
-def _direct(side: EngineSide, given: Any, now: float) -> Any:
+def _direct(connector: AgentConnector, given: Any, now: float) -> Any:
     """Carries out the actions of a message, each answered as {"outcome": …} or {"ahead": …}."""
     answers: list[dict[str, Any]] = []
     for action in decode_directives(given.encode()).actions:
-        answer = side.carry_out(*action, now) if isinstance(action, tuple) else action
+        answer = _carry_out(connector, action, now) if isinstance(action, tuple) else action
         if isinstance(answer, Ahead):
             ahead = {"action_id": answer.action_id, "tokens": answer.tokens, "salt": answer.salt}
             answers.append({"ahead": ahead})
@@ -81,13 +78,21 @@ def _direct(side: EngineSide, given: Any, now: float) -> Any:
     return answers
 
 
-def _residency(side: EngineSide, given: Any, now: float) -> Any:
-    batches = side.residency(given["since"], given["epoch"], now)
+def _carry_out(
+    connector: AgentConnector, action: tuple[str, Directive], now: float
+) -> DirectiveOutcome | Ahead:
+    return connector.ask(lambda side: side.carry_out(*action, now))
+
+
+def _residency(connector: AgentConnector, given: Any, now: float) -> Any:
+    since, epoch = given["since"], given["epoch"]
+    batches = connector.ask(lambda side: side.residency(since, epoch, now))
     return [batch.model_dump(mode="json") for batch in batches]
 
 
-def _brought(side: EngineSide, given: Any, now: float) -> Any:
-    side.brought(given)
+def _brought(connector: AgentConnector, given: Any, now: float) -> Any:
+    tokens = int(given)
+    connector.ask(lambda side: side.brought(tokens))
 
 
 _ASKED: Final = {"kv": _kv, "direct": _direct, "residency": _residency, "brought": _brought}

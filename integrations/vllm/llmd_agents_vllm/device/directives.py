@@ -10,7 +10,7 @@ from llmd_agents.hints import Demote, Directive, DirectiveOutcome, Prefetch, Rel
 from .books import Books
 from .prompts import Prompts
 
-AHEAD_SHARE: Final = 4
+AHEAD_SHARE: Final = 2
 """One part in so many of the device's blocks may be brought ahead of use at once."""
 
 

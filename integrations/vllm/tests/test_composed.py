@@ -1,0 +1,58 @@
+"""`AgentConnector` beside connectors that move bytes, under vLLM's `MultiConnector`."""
+
+from pathlib import Path
+
+from harness.hinted import asked, composed, directed, shared_directory, tip
+from harness.in_process import in_process
+from llmd_agents.hints import Demote, Prefetch, Retain
+from tests.test_agent_connector import BLOCK, context, flood, run, whole
+
+OFFLOADING = {
+    "kv_connector": "OffloadingConnector",
+    "kv_role": "kv_both",
+    "kv_connector_extra_config": {
+        "spec_name": "AgentOffloadSpec",
+        "spec_module_path": "llmd_agents_vllm.offload.spec",
+        "eviction_policy": "AgentOffloadPolicy",
+        "cache_policy_module_path": "llmd_agents_vllm.offload.policy",
+        "cpu_bytes_to_use": 40_000_000,
+    },
+}
+
+
+def test_a_prefetch_from_storage_makes_a_device_hit(tiny_model: Path, tmp_path: Path) -> None:
+    with in_process(tiny_model, kv_transfer_config=composed(shared_directory(tmp_path))) as engine:
+        messages = context("a")
+        first = run(engine, messages)
+        assert "prefetch" in asked(engine, "kv")["directives"]
+        (there,) = directed(engine, Prefetch(digest=tip(messages), tier="storage"))
+        assert there["outcome"]["outcome"] == "applied"
+        (demoted,) = directed(engine, Demote(digest=tip(messages), tier="storage"))
+        assert demoted["outcome"]["reason"] is None
+        (answer,) = directed(engine, Prefetch(digest=tip(messages), tier="storage"))
+        assert tuple(answer["ahead"]["tokens"]) == first.prompt
+        assert answer["ahead"]["salt"] is None
+        loaded = engine.generate(answer["ahead"]["tokens"], max_tokens=1)
+        assert loaded.cached_tokens > 0
+        again = run(engine, messages)
+        assert again.cached_tokens == whole(again)
+        assert again.output == first.output
+
+
+def test_estimates_and_the_host_tier_go_together(tiny_model: Path) -> None:
+    with in_process(tiny_model, kv_transfer_config=composed(OFFLOADING)) as engine:
+        messages = context("a")
+        first = run(engine, messages)
+        for at in range(3):
+            run(engine, [*messages, {"role": "user", "content": f"And {at}?"}])
+        flood(engine, 159 * BLOCK)
+        (snapshot,) = asked(engine, "residency", {"since": None, "epoch": None})
+        tiers = {change["tier"] for change in snapshot["changes"] if change["digest"] == tip(messages).hex()}
+        assert tiers == {"host"}
+        (answer,) = directed(engine, Retain(digest=tip(messages), after=0.01, sigma=0.3, expires=600.0))
+        assert answer["outcome"]["outcome"] == "applied"
+        (answer,) = directed(engine, Prefetch(digest=tip(messages), tier="host"))
+        engine.generate(answer["ahead"]["tokens"], max_tokens=1)
+        again = run(engine, messages)
+        assert again.cached_tokens == whole(again)
+        assert again.output == first.output
