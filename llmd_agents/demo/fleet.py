@@ -46,9 +46,26 @@ def local_fleet(engines: int, engine_options: Sequence[str] = ()) -> Iterator[Fl
             stack.enter_context(_process(["engine", "--port", "0", *engine_options])) for _ in range(engines)
         ]
         urls = tuple(_listening_url(process, "engine") for process in started)
-        options = [option for url in urls for option in ("--engine", url)]
-        router = stack.enter_context(_process(["router", "--port", "0", *options]))
-        yield Fleet(_listening_url(router, "router"), urls)
+        yield Fleet(stack.enter_context(local_router(urls)), urls)
+
+
+@contextlib.contextmanager
+def local_router(engines: Sequence[str], options: Sequence[str] = ()) -> Iterator[str]:
+    """Starts a router in front of engines that run already, and stops it at the end of the block.
+
+    Args:
+        engines: their addresses.
+        options: passed to `llmd-agents router`.
+
+    Returns:
+        Its address, without `/v1`.
+
+    Raises:
+        FleetError: if it does not get to listen.
+    """
+    addresses = [option for url in engines for option in ("--engine", url)]
+    with _process(["router", "--port", "0", *addresses, *options]) as router:
+        yield _listening_url(router, "router")
 
 
 @contextlib.contextmanager
