@@ -27,6 +27,7 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+	cd integrations/vllm && ../../$(BIN)/mypy
 
 imports: install
 	$(BIN)/lint-imports --no-cache

@@ -96,13 +96,11 @@ class InProcessEngine:
 
     def tokens(self, prompt: Prompt) -> list[int]:
         """Returns the token ids of a chat, as `vllm serve` would make them; those of a prompt are it."""
-        if prompt and isinstance(prompt[0], int):
-            return [int(token) for token in prompt]  # type: ignore[call-overload]
-        tokenizer = self.llm.get_tokenizer()
-        encoded = tokenizer.apply_chat_template(
-            [dict(message) for message in prompt],  # type: ignore[call-overload]
-            add_generation_prompt=True,
-            return_dict=True,
+        items: list[Any] = list(prompt)
+        if items and isinstance(items[0], int):
+            return items
+        encoded = self.llm.get_tokenizer().apply_chat_template(
+            items, add_generation_prompt=True, return_dict=True
         )
         return list(encoded["input_ids"])
 

@@ -11,7 +11,7 @@ import random
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 VOCABULARY: Final = 1024
 MAX_POSITIONS: Final = 8192
@@ -71,7 +71,7 @@ def kept_model(folder: Path) -> Path:
     return kept
 
 
-def _tokenizer():  # type: ignore[no-untyped-def]
+def _tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,33 +17,34 @@ HARNESS = Path(harness.__file__).parent
 
 PROMPT = [{"role": "user", "content": "Mabada kelo vuri. " * 40}]
 CALL = {"id": "c1", "type": "function", "function": {"name": "look_up", "arguments": '{"word": "kelo"}'}}
-TOOL_CALLS = [
+TOOL_CALLS: list[dict[str, Any]] = [
     {"role": "user", "content": "What is kelo?"},
     {"role": "assistant", "content": None, "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "c1", "content": "a word"},
 ]
 
 
-def test_engines_in_this_process_one_after_the_other(tiny_model: Path) -> None:
-    for _ in range(2):
-        with in_process(tiny_model) as engine:
+def storage(folder: Path) -> dict[str, Any]:
+    """vLLM's own connector to a folder."""
+    extra = {"shared_storage_path": str(folder / "storage")}
+    return {"kv_connector": "ExampleConnector", "kv_role": "kv_both", "kv_connector_extra_config": extra}
+
+
+def test_engines_in_this_process_one_after_the_other(tiny_model: Path, tmp_path: Path) -> None:
+    for config in (storage(tmp_path), None):
+        with in_process(tiny_model, kv_transfer_config=config) as engine:
             first, again = engine.generate(PROMPT), engine.generate(PROMPT)
             assert len(first.output) == 8
             assert first.prompt == again.prompt
             assert first.output == again.output
             assert first.cached_tokens == 0
             assert again.cached_tokens == (len(first.prompt) - 1) // 32 * 32 > 0
-            assert engine.connector is None
+            assert type(engine.connector).__name__ == ("ExampleConnector" if config else "NoneType")
             assert engine.block_pool.get_num_free_blocks() == 159
 
 
 def test_two_servers_count_tokens_and_end_with_their_block(tiny_model: Path, tmp_path: Path) -> None:
-    storage = {
-        "kv_connector": "ExampleConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"shared_storage_path": str(tmp_path / "storage")},
-    }
-    options = [EngineOptions(), EngineOptions(kv_transfer_config=storage)]
+    options = [EngineOptions(), EngineOptions(kv_transfer_config=storage(tmp_path))]
     with engines(tiny_model, tmp_path, *options) as (plain, stores):
         before = plain.counters()
         first, again = plain.chat(PROMPT), plain.chat(PROMPT)

@@ -100,7 +100,7 @@ def test_the_same_cached_tokens_request_by_request(name: str, traces: Path, engi
     workload = recorded(name, traces, engine)
     assert engine.llm.reset_prefix_cache()
     budget = engine.scheduler.max_num_scheduled_tokens
-    model, larger = Model(BLOCKS, budget), Model(BLOCKS + 16, budget)
+    model, larger = Model(BLOCKS, budget), Model(BLOCKS + 4, budget)
     real, modelled, otherwise, endless = [], [], [], []
     seen: set[tuple[int, ...]] = set()
     call: Call | None = next(workload)
