@@ -14,6 +14,7 @@ from . import quiet
 from .config import EngineConfig
 from .delivery import Delivery
 from .metrics import RouterMetrics
+from .priorities import Priorities
 from .upstream import Sessions
 from .warm_ups import Prepare, WarmUps
 
@@ -45,6 +46,7 @@ class Actuators:
         runtime: Runtime,
         engines: Mapping[str, EngineConfig],
         metrics: RouterMetrics,
+        priorities: Priorities,
         *,
         answer_timeout_s: float,
         connect_timeout_s: float,
@@ -54,7 +56,10 @@ class Actuators:
         self._metrics = metrics
         self._sessions = Sessions(connect_timeout_s=connect_timeout_s)
         self._deliveries = {name: self._delivery(name, engine) for name, engine in engines.items()}
-        self._warm_ups = WarmUps(engines, self._sessions, self._answered, timeout_s=answer_timeout_s)
+        self._priorities = priorities
+        self._warm_ups = WarmUps(
+            engines, priorities, self._sessions, self._answered, timeout_s=answer_timeout_s
+        )
         self._awaited: dict[str, asyncio.Event] = {}
         self._gathering: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -120,7 +125,12 @@ class Actuators:
 
     def engine_is_back(self, name: str) -> None:
         """The engine may be another one than before, or what was known of it was lost."""
+        self._priorities.forget(name)
         self._deliveries[name].look_again()
+
+    def warming(self, name: str) -> int:
+        """Returns how many warm-ups an engine is computing."""
+        return self._warm_ups.under_way(name)
 
     def engine_epoch(self, name: str, epoch: str) -> None:
         self._deliveries[name].seen_epoch(epoch)

@@ -58,6 +58,7 @@ from .config import BadConfig, EngineConfig, RouterConfig
 from .engine_link import EngineLink
 from .metrics import CONTENT_TYPE, RouterMetrics
 from .mode import MODE_PATH, read_mode
+from .priorities import Priorities, engine_priority, refuses_priority, with_priority
 from .record import RecordFile
 from .replies import UsageFilter, usage_of
 from .tenancy import Tenants
@@ -95,6 +96,7 @@ class Router:
             journal=Journal(self._record.write) if self._record is not None else None,
         )
         self._metrics = RouterMetrics(self.runtime, self._record)
+        self._priorities = Priorities(self._engines)
         self._sessions: Sessions | None = None
         self._acting: Actuators | None = None
         self._links: list[asyncio.Task[None]] = []
@@ -114,6 +116,7 @@ class Router:
             self.runtime,
             self._engines,
             self._metrics,
+            self._priorities,
             answer_timeout_s=self._config.answer_timeout_s,
             connect_timeout_s=self._config.connect_timeout_s,
         )
@@ -125,6 +128,7 @@ class Router:
                 self._sessions.pooled,
                 self._acting,
                 interval_s=self._config.health_interval_s,
+                load_interval_s=self._config.load_interval_s,
             )
             self._links.append(asyncio.create_task(link.run()))
 
@@ -363,12 +367,7 @@ class Router:
             try:
                 if call.copy is not None:
                     await self._actuators.heard(call.copy)
-                return await ask(
-                    self._sessions,
-                    engine.url,
-                    self._outgoing(call, scope, body, engine),
-                    timeout_s=self._config.answer_timeout_s,
-                )
+                return await self._ask(call, name, self._outgoing(call, scope, body, engine))
             except EngineFailed as failure:
                 reason = f"{name} {failure}"
                 self._tell(self.runtime.failed, call)
@@ -386,6 +385,26 @@ class Router:
                 self._tell(self.runtime.ended_early, call, "cancelled")
                 raise
         raise EngineFailed(f"tried {tried} engine{'s' * (tried != 1)}, none answered; last: {reason}")
+
+    async def _ask(self, call: Call, name: str, request: Outgoing) -> Answer:
+        """Asks an engine, with the priority of the call's program where the engine takes one.
+
+        Raises:
+            EngineFailed: if it gives no answer.
+        """
+        assert self._sessions is not None
+        url, timeout_s = self._engines[name].url, self._config.answer_timeout_s
+        if call.priority is not None and self.runtime.mode is Mode.ACT and self._priorities.taken(name):
+            prioritized = with_priority(request, engine_priority(call.priority))
+            if prioritized is not None:
+                answer = await ask(self._sessions, url, prioritized, timeout_s=timeout_s)
+                if not refuses_priority(answer):
+                    return answer
+                # It is another engine than the one that took it; what it refuses is not the client's doing.
+                answer.close()
+                self._priorities.refused(name)
+                quiet.warn(f"priority {name}", "%s refuses priorities; calls go there without", name)
+        return await ask(self._sessions, url, request, timeout_s=timeout_s)
 
     def _outgoing(self, call: Call, scope: Scope, body: bytes, engine: EngineConfig) -> Outgoing:
         path = scope["raw_path"].decode("latin-1")

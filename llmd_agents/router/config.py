@@ -27,6 +27,8 @@ class EngineConfig(_Section):
     """How it is called in metrics and views; `engine-0`, `engine-1`, … by default."""
     api_key: str | None = None
     """Sent to it in place of the client's own key."""
+    priority: Annotated[bool, Field(strict=True)] | Literal["auto"] = "auto"
+    """Whether calls carry their program's priority; `auto`: once a warm-up with one was answered."""
 
     @field_validator("url")
     @classmethod
@@ -73,6 +75,8 @@ class RouterConfig(_Section):
     answer_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """How long an engine may take until the first byte of a stream, or the end of any other answer."""
     health_interval_s: Annotated[float, Field(gt=0)] = 1.0
+    load_interval_s: Annotated[float, Field(gt=0)] = 1.0
+    """How often an engine's `/metrics` are read for its load."""
     shutdown_timeout_s: Annotated[int, Field(ge=0)] = 30
     """How long calls under way may go on after the router was told to stop."""
 

@@ -1,6 +1,7 @@
-"""The router's standing connections to one engine: is it up, and what does it hold?"""
+"""The router's standing connections to one engine: is it up, what does it hold, how much has it to do?"""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -10,11 +11,12 @@ from pydantic import ValidationError
 
 from llmd_agents.hints import RESIDENCY_PATH, ResidencyBatch
 from llmd_agents.hints.errors import first_problem
-from llmd_agents.runtime import Runtime
+from llmd_agents.runtime import EngineLoad, Runtime
 
 from . import quiet
 from .actuators import Actuators
 from .config import EngineConfig
+from .load_reading import METRICS_MAX_BYTES, read_load
 from .replies import EventSplitter
 
 log = logging.getLogger("llmd_agents.router")
@@ -23,6 +25,9 @@ SILENCE_SECONDS = 30.0
 """A residency stream that says nothing for this long, not even a heartbeat, is opened anew."""
 
 UNSUPPORTED_RETRY_SECONDS = 60.0
+"""An engine without residency events, or whose metrics say nothing of its load, is asked again after as long,
+or when it comes back up."""
+
 SNAPSHOT_MAX_BYTES = 64 << 20
 _UNSUPPORTED = frozenset((404, 405, 501))
 
@@ -39,6 +44,7 @@ class EngineLink:
         actuators: Actuators,
         *,
         interval_s: float,
+        load_interval_s: float,
     ) -> None:
         self._name = name
         self._url = config.url
@@ -47,15 +53,21 @@ class EngineLink:
         self._session = session
         self._actuators = actuators
         self._interval_s = interval_s
+        self._load_interval_s = load_interval_s
+        self._came_back = (asyncio.Event(), asyncio.Event())
 
     async def run(self) -> None:
+        residency, load = self._came_back
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._again_and_again(self._check_health))
-            tasks.create_task(self._again_and_again(self._read_residency))
+            tasks.create_task(self._again_and_again(self._check_health, asyncio.Event()))
+            tasks.create_task(self._again_and_again(self._read_residency, residency))
+            tasks.create_task(self._again_and_again(self._read_load, load))
 
-    async def _again_and_again(self, once: Callable[[], Awaitable[float]]) -> None:
-        """Runs one kind of exchange for ever; each run tells after how many seconds the next begins."""
+    async def _again_and_again(self, once: Callable[[], Awaitable[float]], at_once: asyncio.Event) -> None:
+        """Runs one kind of exchange for ever; each run tells after how many seconds the next begins, unless
+        it should begin at once."""
         while True:
+            at_once.clear()
             pause = self._interval_s
             try:
                 pause = await once()
@@ -64,7 +76,9 @@ class EngineLink:
             except Exception:
                 # One bad exchange, of whatever kind, must not leave the engine unwatched.
                 log.exception("watching %s failed; it goes on", self._name)
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await at_once.wait()
 
     async def _check_health(self) -> float:
         if await self._healthy():
@@ -72,6 +86,8 @@ class EngineLink:
             self._runtime.engine_up(self._name, time.time())
             if not was_up:
                 self._actuators.engine_is_back(self._name)
+                for event in self._came_back:
+                    event.set()
         else:
             self._runtime.engine_down(self._name, time.time())
         return self._interval_s
@@ -94,6 +110,7 @@ class EngineLink:
         url = self._url + RESIDENCY_PATH
         async with self._session.get(url, headers=headers, timeout=timeout) as response:
             if response.status in _UNSUPPORTED:
+                self._runtime.engine_silent(self._name, time.time())
                 return UNSUPPORTED_RETRY_SECONDS
             splitter = EventSplitter(limit=SNAPSHOT_MAX_BYTES)
             async for data in response.content.iter_any():
@@ -117,3 +134,45 @@ class EngineLink:
             self._actuators.engine_is_back(self._name)
         self._actuators.changed()
         return in_sequence
+
+    async def _read_load(self) -> float:
+        """Reads the engine's metrics once; returns after how long to read them again."""
+        began = time.monotonic()
+        calls = self._calls()
+        data = await self._metrics()
+        load = read_load(data) if data is not None else None
+        if load is None:
+            return UNSUPPORTED_RETRY_SECONDS
+        # Calls that begin or end meanwhile may or may not be counted there; they are never taken for others'.
+        ours = max(calls, self._calls())
+        every_s = self._load_interval_s
+        told = EngineLoad(load.running, load.waiting, load.cache_usage, ours, every_s)
+        self._runtime.engine_load(self._name, told, time.time())
+        return max(every_s - (time.monotonic() - began), 0.0)
+
+    def _calls(self) -> int:
+        """Returns how many requests of this router are under way there."""
+        return self._runtime.engines[self._name].running + self._actuators.warming(self._name)
+
+    async def _metrics(self) -> bytes | None:
+        """Returns the text of the engine's metrics; None if it has none.
+
+        Raises:
+            aiohttp.ClientError, TimeoutError, OSError: if it does not answer.
+        """
+        timeout = aiohttp.ClientTimeout(total=max(1.0, self._load_interval_s))
+        url = f"{self._url}/metrics"
+        async with self._session.get(
+            url, headers=self._headers, timeout=timeout, allow_redirects=False
+        ) as response:
+            if response.status >= 500 and response.status not in _UNSUPPORTED:
+                response.raise_for_status()  # it may have them soon
+            if response.status != 200:
+                return None
+            data = bytearray()
+            async for chunk in response.content.iter_any():
+                data += chunk
+                if len(data) > METRICS_MAX_BYTES:
+                    response.close()
+                    return None
+            return bytes(data)

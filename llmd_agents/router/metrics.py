@@ -1,5 +1,6 @@
 """The router's own metrics, for Prometheus."""
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -38,6 +39,19 @@ class _RuntimeCollector(Collector):
             for engine, state in engines.items():
                 gauge.add_metric([engine], float(getattr(state, name.removesuffix("_bytes"))))
             yield gauge
+        others = GaugeMetricFamily(
+            "llmd_router_engine_others", "requests there that did not come from here", labels=["engine"]
+        )
+        usage = GaugeMetricFamily(
+            "llmd_router_engine_cache_usage", "share of its blocks that requests hold", labels=["engine"]
+        )
+        for engine, state in engines.items():
+            if state.load is not None:
+                others.add_metric([engine], state.others(time.time()).running)
+                if state.load.cache_usage is not None:
+                    usage.add_metric([engine], state.load.cache_usage)
+        yield others
+        yield usage
         for name, text in counters.items():
             counter = CounterMetricFamily(f"llmd_router_engine_{name}", text, labels=["engine"])
             for engine, state in engines.items():

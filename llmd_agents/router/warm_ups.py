@@ -20,8 +20,9 @@ from llmd_agents.runtime.reading import is_plain_json_object
 from .bodies import splice
 from .config import EngineConfig
 from .delivery import Answered
+from .priorities import Priorities, refuses_priority, without_priority
 from .replies import usage_of
-from .upstream import EngineFailed, Outgoing, Sessions, ask
+from .upstream import Answer, EngineFailed, Outgoing, Sessions, ask
 
 log = logging.getLogger("llmd_agents.router")
 
@@ -44,8 +45,8 @@ Prepare: TypeAlias = Callable[[EngineConfig], Outgoing]
 
 @dataclass(slots=True)
 class _Engine:
+    name: str
     config: EngineConfig
-    takes_priority: bool = True
     waiting: deque[Issued] = field(default_factory=deque)
     under_way: set[asyncio.Task[DirectiveOutcome | None]] = field(default_factory=set)
 
@@ -55,15 +56,23 @@ class WarmUps:
 
     Args:
         engines: all of them, by name.
+        priorities: what is known of their taking one; learns from each warm-up.
         sessions: for these requests alone.
         answered: told of every directive that was put in, once.
         timeout_s: how long an engine may take for one.
     """
 
     def __init__(
-        self, engines: Mapping[str, EngineConfig], sessions: Sessions, answered: Answered, *, timeout_s: float
+        self,
+        engines: Mapping[str, EngineConfig],
+        priorities: Priorities,
+        sessions: Sessions,
+        answered: Answered,
+        *,
+        timeout_s: float,
     ) -> None:
-        self._engines = {name: _Engine(config) for name, config in engines.items()}
+        self._engines = {name: _Engine(name, config) for name, config in engines.items()}
+        self._priorities = priorities
         self._sessions = sessions
         self._answered = answered
         self._timeout_s = timeout_s
@@ -94,6 +103,10 @@ class WarmUps:
             for task in engine.under_way:
                 task.cancel()
 
+    def under_way(self, engine: str) -> int:
+        """Returns how many an engine is computing."""
+        return len(self._engines[engine].under_way)
+
     async def close(self) -> None:
         """Cancels everything and waits until it has ended."""
         self.cancel()
@@ -123,20 +136,17 @@ class WarmUps:
         self._start(engine)
 
     async def _send(self, engine: _Engine, issued: Issued, prepare: Prepare) -> DirectiveOutcome | None:
-        request = warm_up_of(prepare(engine.config), LOWEST_PRIORITY if engine.takes_priority else None)
-        if request is None:
-            reason = "the call's body is not a plain JSON object"
-            return DirectiveOutcome(action_id=issued.id, outcome="rejected", reason=reason)
+        call = prepare(engine.config)
         try:
-            answer = await ask(self._sessions, engine.config.url, request, timeout_s=self._timeout_s)
+            answer = await self._ask(engine, call)
         except EngineFailed as failure:
             log.debug("a warm-up on %s: %s", issued.engine, failure)
             return None
+        if answer is None:
+            reason = "the call's body is not a plain JSON object"
+            return DirectiveOutcome(action_id=issued.id, outcome="rejected", reason=reason)
         try:
             if answer.status >= 400:
-                # vLLM refuses a priority unless it schedules by it; the next warm-up goes without.
-                if b"priority" in answer.body.lower():
-                    engine.takes_priority = False
                 reason = f"status {answer.status}"
                 return DirectiveOutcome(action_id=issued.id, outcome="rejected", reason=reason)
             usage = usage_of(answer.body) if answer.whole else None
@@ -145,10 +155,29 @@ class WarmUps:
         finally:
             answer.close()
 
+    async def _ask(self, engine: _Engine, call: Outgoing) -> Answer | None:
+        """Sends a warm-up, once more without priority if that was refused; None if there can be none."""
+        url = engine.config.url
+        if self._priorities.may_try(engine.name):
+            request = warm_up_of(call, LOWEST_PRIORITY)
+            if request is None:
+                return None
+            answer = await ask(self._sessions, url, request, timeout_s=self._timeout_s)
+            if answer.status < 400:
+                self._priorities.accepted(engine.name)
+            if not refuses_priority(answer):
+                return answer
+            answer.close()
+            self._priorities.refused(engine.name)
+        request = warm_up_of(call, None)
+        if request is None:
+            return None
+        return await ask(self._sessions, url, request, timeout_s=self._timeout_s)
+
 
 def warm_up_of(call: Outgoing, priority: int | None) -> Outgoing | None:
     """Returns the request that computes a chat completion's prompt; None if its body cannot be added to."""
-    headers = [(name, value) for name, value in call.headers if name.lower() != HINTS_HEADER]
+    headers = [item for item in without_priority(call.headers) if item[0].lower() != HINTS_HEADER]
     encoded = any(name.lower() == "content-encoding" for name, _ in headers)
     if call.body is None or encoded or not is_plain_json_object(call.body):
         return None

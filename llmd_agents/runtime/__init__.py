@@ -2,10 +2,12 @@
 
 from .contexts import Context, Contexts, Residence
 from .directives import Issued
+from .engine_state import EngineState
 from .graph import ProgramGraph, ProgramRecord
 from .journal import Journal
+from .load import EngineLoad
 from .placement import PLACEMENTS, Candidate, Placement, load_and_affinity, placement_by, prefix_aware, spread
-from .runtime import COPY_HEARD_S, DEFAULT_TENANT, Arrival, Call, EngineState, Mode, Runtime, Usage
+from .runtime import COPY_HEARD_S, DEFAULT_TENANT, Arrival, Call, Mode, Runtime, Usage
 from .views import engines_view, program_view
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Candidate",
     "Context",
     "Contexts",
+    "EngineLoad",
     "EngineState",
     "Issued",
     "Journal",

@@ -23,7 +23,7 @@ from llmd_agents.hints.limits import SECONDS_MAX
 from .contexts import Context, Contexts
 from .declared import DeclaredProgram, ForkTrust
 from .durations import Durations
-from .load import Occupancy
+from .load import OTHERS_TOKENS, Occupancy, Others
 from .prediction import Prediction
 from .replication import DEFAULT_OUTPUT_TOKENS, DEFAULT_RATES, Plan, Site, plan_fork, ways_to_hold
 from .tips import EARLIER_MAX, Tip
@@ -54,7 +54,7 @@ TIMERS_MAX: Final = 50_000
 
 
 class EngineView(Protocol):
-    """What the rules read of an engine's state (`runtime.EngineState`)."""
+    """What the rules read of an engine's state (`EngineState`)."""
 
     up: bool
     kv: EngineKv | None
@@ -63,9 +63,12 @@ class EngineView(Protocol):
     context: int
     occupancy: Occupancy
 
+    def others(self, at: float) -> Others: ...
+
 
 Issue: TypeAlias = Callable[[str, Directive, str, int | None], None]
-"""Issues a directive: engine, directive, program, and the call whose body a warm-up needs."""
+"""Issues a directive: engine, directive, program, and the call whose body a warm-up needs, or a prefetch that
+the engine turns out to be unable to carry out."""
 
 
 class Advice:
@@ -118,7 +121,9 @@ class Advice:
             tip.under_way += 1
             tip.idle_since = None
 
-    def answering(self, program: str, step: Step, forecast: Forecast | None, engine: str, call: int) -> None:
+    def answering(
+        self, program: str, step: Step, forecast: Forecast | None, engine: str, call: int, at: float
+    ) -> None:
         """A step's prompt has been computed on an engine."""
         record = self._programs.get(program)
         tip = record.tips.get((step.branch, step.agent)) if record is not None else None
@@ -129,7 +134,7 @@ class Advice:
         tip.engine = engine
         if forecast is None or forecast.next is not Next.FORK or not forecast.fan_out:
             return
-        plan = self._plan(record, tip, forecast.fan_out)
+        plan = self._plan(record, tip, forecast.fan_out, at)
         if plan is not None:
             record.expected[step.branch] = plan
             self._replicate(program, plan, tip.engine, call)
@@ -209,16 +214,16 @@ class Advice:
                 self._give_up(program, tip.path, tip.engine)
                 tip.digest, tip.path = None, ()
 
-    def fork_declared(self, program: str, branch: str, fork: str, width: int) -> None:
+    def fork_declared(self, program: str, branch: str, fork: str, width: int, at: float) -> None:
         """Branches are about to start from a branch's context."""
         record = self._programs.get(program)
         if record is None or fork in record.plans:
             return
-        self._begin(program, record, branch, fork, width)
+        self._begin(program, record, branch, fork, width, at)
 
     # --- what placement asks, and what engines answer
 
-    def place(self, program: str, fork: str, index: int, digest: bytes | None) -> str | None:
+    def place(self, program: str, fork: str, index: int, digest: bytes | None, at: float) -> str | None:
         """Returns the engine that a fork's branch was planned for; None without a plan for its context."""
         record = self._programs.get(program)
         if record is None:
@@ -228,7 +233,7 @@ class Advice:
             # Its branches may come before the event that declares it, but not before the forecast of it.
             for branch, plan in record.expected.items():
                 if plan.digest in path:
-                    self._begin(program, record, branch, fork, len(plan.engines))
+                    self._begin(program, record, branch, fork, len(plan.engines), at)
                     break
         planned = record.plans.get(fork)
         if planned is None or planned.digest not in path:
@@ -370,7 +375,7 @@ class Advice:
 
     # --- forks
 
-    def _plan(self, record: DeclaredProgram, tip: Tip, width: int) -> Plan | None:
+    def _plan(self, record: DeclaredProgram, tip: Tip, width: int, at: float) -> Plan | None:
         context = self._contexts.get(tip.digest) if tip.digest is not None else None
         if context is None:
             return None
@@ -385,23 +390,28 @@ class Advice:
             if not state.up:
                 continue
             rates = state.kv.rates if state.kv is not None and state.kv.rates is not None else DEFAULT_RATES
+            others = state.others(at)
             way, ready_s = ways_to_hold(
                 tokens,
                 rates,
                 held=on_device.get(name, 0) >= context.depth,
                 loadable=name in held and held[name].depth >= context.depth,
                 copyable=copies and source is not None and self._takes(name, "prefetch"),
-                queued_tokens=state.queued // 4,
+                queued_tokens=state.queued // 4 + others.waiting * OTHERS_TOKENS,
             )
             capacity = state.kv.tiers.get(Tier.DEVICE.value) if state.kv is not None else None
             if capacity:
                 missing = state.occupancy.missing(parts)
                 ready_s += state.occupancy.wait_s(missing, capacity)
-            sites.append(Site(name, rates, way, ready_s, state.running, state.context // 4))
+            running = state.running + others.running
+            others_context = others.running * OTHERS_TOKENS
+            sites.append(Site(name, rates, way, ready_s, running, state.context // 4 + others_context))
         output = learned.median if learned is not None else DEFAULT_OUTPUT_TOKENS
         return plan_fork(context.digest, width, tokens, sites, output)
 
-    def _begin(self, program: str, record: DeclaredProgram, branch: str, fork: str, width: int) -> None:
+    def _begin(
+        self, program: str, record: DeclaredProgram, branch: str, fork: str, width: int, at: float
+    ) -> None:
         """Plans a fork whose branches are about to start from a branch's context.
 
         A plan that was made when it was forecast has brought the context to engines; since then others may
@@ -410,7 +420,7 @@ class Advice:
         plan = record.expected.pop(branch, None)
         tips = record.tips.of_branch(branch)
         if tips and (plan is None or plan.digest == tips[-1].digest):
-            fresh = self._plan(record, tips[-1], width)
+            fresh = self._plan(record, tips[-1], width, at)
             if fresh is not None:
                 self._replicate(program, fresh, tips[-1].engine, None)
                 plan = fresh
@@ -439,7 +449,7 @@ class Advice:
             elif way == "compute" and call is not None:
                 directive = Warm(digest=plan.digest, scope=self._scope)
             if directive is not None:
-                self._issue(engine, directive, program, call if way == "compute" else None)
+                self._issue(engine, directive, program, call)
 
     def _takes(self, engine: str, directive: str) -> bool:
         state = self._engines[engine]

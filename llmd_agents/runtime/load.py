@@ -1,6 +1,7 @@
-"""What the calls under way at one engine take of its device, and how long they take."""
+"""What the calls under way at one engine take of its device, how long they take, and what else it does."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from .contexts import BYTES_PER_TOKEN
@@ -10,6 +11,48 @@ CALL_S: Final = 5.0
 
 MEMORY: Final = 0.05
 """Weight of the latest call in the mean duration."""
+
+OTHERS_TOKENS: Final = 2048
+"""Length of a prompt of which nothing is known but that it is under way."""
+
+STALE: Final = 3.0
+"""A reading of an engine's load says nothing any more after as many times the pause between two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Requests under way at an engine that this runtime did not send; `waiting` of `running` wait there."""
+
+    running: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine tells of all its work, whoever sent it.
+
+    Attributes:
+        running, waiting: requests under way, with and without a place in its batch.
+        cache_usage: share of its device's blocks that requests hold, 0 to 1; None if it does not tell.
+        ours: the most of this runtime's calls that may be among them.
+        every_s: seconds between two readings.
+    """
+
+    running: int
+    waiting: int
+    cache_usage: float | None
+    ours: int
+    every_s: float
+
+    def others(self, age_s: float) -> Others:
+        """Returns what of it is not this runtime's, `age_s` seconds after it was read.
+
+        All of that counts until the next reading is due, and less and less from there to `STALE`.
+        """
+        overdue = age_s / self.every_s - 1.0
+        weight = min(max(1.0 - overdue / (STALE - 1.0), 0.0), 1.0)
+        running = max(self.running + self.waiting - self.ours, 0)
+        return Others(round(weight * running), round(weight * min(self.waiting, running)))
 
 
 class Occupancy:

@@ -20,6 +20,7 @@ from llmd_agents.hints import (
 )
 
 from .journal import VERSION, Journal
+from .load import EngineLoad
 from .runtime import Arrival, Call, Mode, Runtime, Usage
 
 DECISIONS = frozenset(("ranking", "directive"))
@@ -158,9 +159,13 @@ class _Player:
                 runtime.engine_up(fields["engine"], fields["at"])
             case "engine_down":
                 runtime.engine_down(fields["engine"], fields["at"])
+            case "engine_silent":
+                runtime.engine_silent(fields["engine"], fields["at"])
             case "engine_kv":
                 kv = EngineKv.model_validate(fields["kv"]) if fields["kv"] is not None else None
                 runtime.engine_kv(fields["engine"], kv, fields["at"])
+            case "engine_load":
+                runtime.engine_load(fields["engine"], EngineLoad(**fields["load"]), fields["at"])
             case "tick":
                 runtime.tick(fields["at"])
             case "set_mode":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from llmd_agents.hints import (
+    DEFAULT_PRIORITY,
     Ack,
     BranchEnded,
     Decoded,
@@ -21,6 +22,7 @@ from llmd_agents.hints import (
     Event,
     Forecast,
     ForkDeclared,
+    Hints,
     Link,
     Prefetch,
     ProgramFinished,
@@ -28,14 +30,16 @@ from llmd_agents.hints import (
     ResidencyBatch,
     Superseded,
     ToolStarted,
+    Warm,
 )
 
 from .advice import Advice
-from .contexts import Contexts, Holdings
+from .contexts import BYTES_PER_TOKEN, Contexts, Holdings
 from .directives import PENDING_MAX, Issued, Ledger
+from .engine_state import EngineState
 from .graph import ProgramGraph, ProgramRecord, StepRecord
 from .journal import Journal
-from .load import Occupancy
+from .load import OTHERS_TOKENS, EngineLoad
 from .placement import Candidate, placement_by, spread
 
 DEFAULT_TENANT = "default"
@@ -110,6 +114,7 @@ class Call:
         copy: id of the directive that brings its context to the engine from a peer, if there is one: the body
             should let the engine hear of that before the call.
         of_branch: it is a step of a fork's branch: a join waits for it.
+        priority: its program's, 0 to 100, where it is another than all have that declare none; else None.
     """
 
     id: int
@@ -131,33 +136,7 @@ class Call:
     occupies: list[bytes] = field(default_factory=list)
     dispatched_at: float = 0.0
     of_branch: bool = False
-
-
-@dataclass(slots=True)
-class EngineState:
-    """Counters of one engine. `queued` is bytes of prompt that it has yet to compute before it answers.
-
-    Attributes:
-        epoch: names the run of the engine whose residency events are followed; None without any.
-        kv: what it tells of its cache and the directives that it takes; None if it takes none.
-        branches: how many of the calls under way there are steps of a fork's branches.
-        context: bytes of prompt of all calls under way there.
-        occupancy: what they take of its device.
-    """
-
-    up: bool = True
-    epoch: str | None = None
-    seq: int = -1
-    kv: EngineKv | None = None
-    running: int = 0
-    branches: int = 0
-    queued: int = 0
-    context: int = 0
-    occupancy: Occupancy = field(default_factory=Occupancy)
-    requests: int = 0
-    failed: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
+    priority: int | None = None
 
 
 class _Tenant:
@@ -208,6 +187,7 @@ class Runtime:
         self._ledger = Ledger()
         self._ids = itertools.count(1)
         self._copying: OrderedDict[str, list[bytes]] = OrderedDict()
+        self._under_way: set[int] = set()
         scopes = {DEFAULT_TENANT: None} if tenants is None else dict(tenants)
         self._tenants = {name: _Tenant(name, scope, self) for name, scope in scopes.items()}
         if journal is not None:
@@ -252,12 +232,12 @@ class Runtime:
         step, first = graph.step(hints, digest, arrival.at) if hints is not None else (None, False)
         if hints is not None:
             tenant.advice.arrived(hints.program.id, hints.program.name, hints.step, digest, arrival.at)
-        candidates = self._candidates(contexts, digest)
+        candidates = self._candidates(contexts, digest, arrival.at)
         key = hints.program.id if hints else (digest or b"").hex()
         ranking = advised = self._placement(candidates, size, key)
         if step is not None and first and step.declared.fork is not None and hints is not None:
             fork = step.declared.fork
-            planned = tenant.advice.place(hints.program.id, fork.id, fork.index, digest)
+            planned = tenant.advice.place(hints.program.id, fork.id, fork.index, digest, arrival.at)
             if planned is None or not self.engines[planned].up:
                 advised = spread(candidates, fork)
             else:
@@ -276,6 +256,7 @@ class Runtime:
             forecast=hints.forecast if hints else None,
             advised=advised[0] if advised else None,
             of_branch=hints is not None and hints.step.fork is not None,
+            priority=_priority(hints),
         )
         self._note("ranking", call=call.id, ranking=call.ranking, advised=call.advised)
         return call
@@ -285,6 +266,7 @@ class Runtime:
         self._note("dispatched", call=call.id, engine=engine, at=at)
         contexts = self._tenants[call.tenant].contexts
         state = self.engines[engine]
+        self._under_way.add(call.id)
         call.engine = engine
         call.dispatched_at = at
         holdings = contexts.holdings(call.digest)
@@ -317,7 +299,8 @@ class Runtime:
             tenant.contexts.settle(call.digest, call.engine)  # the others say so themselves
         if call.step is not None and call.program is not None:
             tenant.graph.answered(call.program, call.step.declared)
-            tenant.advice.answering(call.program, call.step.declared, call.forecast, call.engine, call.id)
+            advice, step = tenant.advice, call.step.declared
+            advice.answering(call.program, step, call.forecast, call.engine, call.id, at)
 
     def finished(self, call: Call, usage: Usage | None, at: float) -> None:
         """Records that a call was answered to its end."""
@@ -384,6 +367,12 @@ class Runtime:
             tenant.contexts.report(engine, batch, tenant.scope)
         return True
 
+    def engine_silent(self, engine: str, at: float) -> None:
+        """An engine tells nothing of its cache, though it may have before: `cached_tokens` must do."""
+        if self.engines[engine].epoch is not None:
+            self._note("engine_silent", engine=engine, at=at)
+            self._clear(engine)
+
     def engine_up(self, engine: str, at: float) -> None:
         if not self.engines[engine].up:
             self._note("engine_up", engine=engine, at=at)
@@ -394,13 +383,18 @@ class Runtime:
         state = self.engines[engine]
         if state.up:
             self._note("engine_down", engine=engine, at=at)
-            state.up, state.kv = False, None
+            state.up, state.kv, state.load = False, None, None
             self._clear(engine)
 
     def engine_kv(self, engine: str, kv: EngineKv | None, at: float) -> None:
         """Notes which directives an engine takes and what its work costs; None if it takes none."""
         self._note("engine_kv", engine=engine, kv=kv, at=at)
         self.engines[engine].kv = kv
+
+    def engine_load(self, engine: str, load: EngineLoad, at: float) -> None:
+        """Notes what an engine tells of all its work: what others have sent it counts in placement."""
+        self._note("engine_load", engine=engine, load=load, at=at)
+        self.engines[engine].load, self.engines[engine].load_at = load, at
 
     def wake_at(self) -> float | None:
         """Returns when `tick` is due, in seconds of the body's clock; None if nothing waits for a time."""
@@ -422,17 +416,25 @@ class Runtime:
     def directive_answered(self, issued_id: str, outcome: DirectiveOutcome | None, at: float) -> None:
         """Records an engine's answer to a directive; None if it could not be delivered."""
         self._note("directive_answered", issued=issued_id, outcome=outcome, at=at)
-        issued = self._ledger.answered(issued_id)
-        if issued is None:
+        answered = self._ledger.answered(issued_id)
+        if answered is None:
             return
+        issued = answered.issued
         result = outcome.outcome if outcome is not None else UNDELIVERED
         self._count(issued, result)
         directive = issued.directive
         predicted = self._copying.pop(issued_id, None)
         if predicted and result != "applied":
             self._tenants[issued.tenant].contexts.retract(predicted, issued.engine)
-        failed = result not in ("applied", "clipped")
-        if failed and isinstance(directive, Prefetch) and directive.peer is not None and issued.program:
+        if result in ("applied", "clipped"):
+            self._warmed(issued, result)
+        elif isinstance(directive, Prefetch) and answered.at_hand in self._under_way:
+            # What it cannot fetch it can still be made to compute.
+            warm = Warm(digest=directive.digest, scope=directive.scope)
+            warming = self._issue(issued.tenant, issued.engine, warm, issued.program, answered.at_hand)
+            if warming is not None:
+                self._ledger.stands_in(warming)
+        elif issued.program and (answered.stands_in or _copies(directive)):
             self._tenants[issued.tenant].advice.copy_failed(issued.program, issued.engine, directive.digest)
 
     # --- what can be seen
@@ -457,7 +459,7 @@ class Runtime:
         if self._journal is not None:
             self._journal.note(name, fields)
 
-    def _candidates(self, contexts: Contexts, digest: bytes | None) -> list[Candidate]:
+    def _candidates(self, contexts: Contexts, digest: bytes | None, at: float) -> list[Candidate]:
         holdings = contexts.holdings(digest)
         candidates = []
         for name, state in self.engines.items():
@@ -468,12 +470,13 @@ class Runtime:
             depth = held.depth if held is not None else 0
             source = self._source(holdings, name)
             copyable = holdings.certain[source].depth - depth if source is not None else 0
+            others = state.others(at)
             candidates.append(
                 Candidate(
                     engine=name,
                     resident=resident,
-                    queued=state.queued,
-                    running=state.running,
+                    queued=state.queued + others.waiting * OTHERS_TOKENS * BYTES_PER_TOKEN,
+                    running=state.running + others.running,
                     branches=state.branches,
                     loadable=depth - resident,
                     copyable=copyable,
@@ -516,7 +519,7 @@ class Runtime:
         elif isinstance(event, Superseded):
             advice.superseded(event.program, event.branch, event.digest)
         elif isinstance(event, ForkDeclared):
-            advice.fork_declared(event.program, event.branch, event.fork, event.width)
+            advice.fork_declared(event.program, event.branch, event.fork, event.width, at)
 
     def _issue(
         self, tenant: str, engine: str, directive: Directive, program: str | None, call: int | None
@@ -528,11 +531,17 @@ class Runtime:
             for withheld in self._ledger.drop():
                 self._count(withheld, WITHHELD)
             return None
-        if isinstance(directive, Prefetch) and directive.peer is not None:
+        if _copies(directive):
             self._copying[issued.id] = self._tenants[tenant].contexts.predict(directive.digest, engine)
             if len(self._copying) > PENDING_MAX:
                 self._copying.popitem(last=False)
         return issued.id
+
+    def _warmed(self, issued: Issued, result: str) -> None:
+        """Takes it from a warm-up that an engine which tells nothing of its cache holds the context."""
+        warmed = isinstance(issued.directive, Warm) and issued.call is not None and result == "applied"
+        if warmed and self.engines[issued.engine].epoch is None:
+            self._tenants[issued.tenant].contexts.settle(issued.directive.digest, issued.engine)
 
     def _count(self, issued: Issued, result: str) -> None:
         record = self._tenants[issued.tenant].graph.get(issued.program) if issued.program else None
@@ -565,6 +574,7 @@ class Runtime:
             state.occupancy.took(at - call.dispatched_at)
         if not call.answering:
             state.queued -= call.missing
+        self._under_way.discard(call.id)
         call.engine = None
         if call.step is not None and call.program is not None:
             advice = self._tenants[call.tenant].advice
@@ -599,3 +609,12 @@ class Runtime:
             ignored=decoded.ignored,
             resync=hints is not None and hints.extends is not None and digest is None,
         )
+
+
+def _copies(directive: Directive) -> bool:
+    return isinstance(directive, Prefetch) and directive.peer is not None
+
+
+def _priority(hints: Hints | None) -> int | None:
+    declared = hints.program.priority if hints is not None else DEFAULT_PRIORITY
+    return declared if declared != DEFAULT_PRIORITY else None

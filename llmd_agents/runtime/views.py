@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .engine_state import EngineState
 from .graph import BranchRecord, ForkRecord, ProgramRecord, StepRecord, ToolCall
 from .runtime import Runtime
 
@@ -47,9 +48,23 @@ def engines_view(runtime: Runtime) -> list[dict[str, Any]]:
             "failed": state.failed,
             "prompt_tokens": state.prompt_tokens,
             "cached_tokens": state.cached_tokens,
+            "load": _load(state),
         }
         for name, state in runtime.engines.items()
     ]
+
+
+def _load(state: EngineState) -> dict[str, Any] | None:
+    load = state.load
+    if load is None:
+        return None
+    return {
+        "read_at": state.load_at,
+        "running": load.running,
+        "waiting": load.waiting,
+        "cache_usage": load.cache_usage,
+        "others": state.others(state.load_at).running,
+    }
 
 
 def _step(record: StepRecord) -> dict[str, Any]:

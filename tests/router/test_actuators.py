@@ -13,6 +13,7 @@ from llmd_agents.hints import Hints, Program, Step, chain, encode_hints, segment
 from llmd_agents.router import EngineConfig, actuators, quiet
 from llmd_agents.router.actuators import Actuators
 from llmd_agents.router.metrics import RouterMetrics
+from llmd_agents.router.priorities import Priorities
 from llmd_agents.runtime import Issued, Runtime
 from tests.stack.servers import stack
 
@@ -48,7 +49,12 @@ class Waking(Runtime):
 def acting(runtime: Runtime, story: Callable[[Actuators], Awaitable[None]]) -> None:
     async def main() -> None:
         acting = Actuators(
-            runtime, ENGINES, RouterMetrics(runtime, None), answer_timeout_s=1, connect_timeout_s=1
+            runtime,
+            ENGINES,
+            RouterMetrics(runtime, None),
+            Priorities(ENGINES),
+            answer_timeout_s=1,
+            connect_timeout_s=1,
         )
         try:
             await story(acting)

@@ -6,6 +6,7 @@ import pytest
 
 from llmd_agents.hints import DirectiveOutcome, Warm
 from llmd_agents.router import EngineConfig
+from llmd_agents.router.priorities import Priorities
 from llmd_agents.router.upstream import Outgoing, Sessions
 from llmd_agents.router.warm_ups import UNDER_WAY_MAX, WAITING_MAX, WarmUps, warm_up_of
 from llmd_agents.runtime import Issued
@@ -37,7 +38,8 @@ def test_what_may_not_stand_beside_one_token_is_overridden() -> None:
 
 
 def test_its_headers_make_it_no_step_of_a_program() -> None:
-    request = warm_up_of(call(b"{}", ("authorization", "Bearer k"), ("x-llmd-hints", "v=1")), None)
+    hints = ("x-llmd-hints", "v=1")
+    request = warm_up_of(call(b"{}", ("authorization", "Bearer k"), hints, ("X-Vllm-Priority", "-9")), None)
     assert request is not None
     assert request.headers == (("authorization", "Bearer k"), ("x-llmd-warm-up", "1"))
     assert request.body == b'{"max_tokens":1,"stream":false}'
@@ -83,7 +85,7 @@ def test_warm_ups_are_few_at_a_time_and_end_with_their_call() -> None:
         port = server.sockets[0].getsockname()[1]
         told, sessions = Told(), Sessions(connect_timeout_s=2)
         engines = {"engine-0": EngineConfig(url=f"http://127.0.0.1:{port}")}
-        warm_ups = WarmUps(engines, sessions, told, timeout_s=60)
+        warm_ups = WarmUps(engines, Priorities(engines), sessions, told, timeout_s=60)
         warm_ups.hold(1, lambda engine: call(b"{}"))
         for number in range(UNDER_WAY_MAX + WAITING_MAX + 3):
             warm_ups.put(warm(number, 1))
@@ -108,7 +110,8 @@ def test_warm_ups_are_few_at_a_time_and_end_with_their_call() -> None:
 def test_a_call_that_has_ended_warms_nothing() -> None:
     async def main() -> list[tuple[str, DirectiveOutcome | None]]:
         told, sessions = Told(), Sessions(connect_timeout_s=2)
-        warm_ups = WarmUps({"engine-0": EngineConfig(url="http://127.0.0.1:9")}, sessions, told, timeout_s=60)
+        engines = {"engine-0": EngineConfig(url="http://127.0.0.1:9")}
+        warm_ups = WarmUps(engines, Priorities(engines), sessions, told, timeout_s=60)
         warm_ups.put(warm(1, 5))
         warm_ups.hold(6, lambda engine: call(b"not an object"))
         warm_ups.put(warm(2, 6))

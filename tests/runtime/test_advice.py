@@ -34,7 +34,7 @@ from llmd_agents.hints import (
     chain,
     segments_of,
 )
-from llmd_agents.runtime import Arrival, Call, Mode, Runtime, Usage, program_view
+from llmd_agents.runtime import Arrival, Call, Issued, Mode, Runtime, Usage, program_view
 
 KV = EngineKv(
     epoch="e",
@@ -422,6 +422,77 @@ def test_engines_that_cannot_copy_are_warmed_up_with_the_call_under_way() -> Non
     taken = story.runtime.take_directives()
     assert {one.engine for one in taken} == {"b", "c"}
     assert all(isinstance(one.directive, Warm) and one.call == call.id for one in taken)
+
+
+def answer(story: Story, issued: Issued, outcome: str | None) -> list[Issued]:
+    """Answers a directive; returns what follows from that."""
+    told = None if outcome is None else DirectiveOutcome(action_id=issued.id, outcome=outcome)
+    story.runtime.directive_answered(issued.id, told, story.at)
+    return story.runtime.take_directives()
+
+
+@pytest.mark.parametrize("outcome", ["rejected", "unsupported", None])
+def test_a_copy_that_cannot_be_becomes_a_warm_up_while_its_call_is_under_way(outcome: str | None) -> None:
+    story = Story()
+    story.start()
+    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=60))
+    story.runtime.dispatched(call, "a", 0.0)
+    story.runtime.answering(call, 1.0)
+    copy = next(one for one in story.runtime.take_directives() if one.engine == "b")
+    assert (copy.directive, copy.call) == (Prefetch(digest=call.digest or b"", peer="a"), None)
+    (warm,) = answer(story, copy, outcome)
+    assert (warm.engine, warm.directive, warm.call) == ("b", Warm(digest=call.digest or b""), call.id)
+    assert answer(story, warm, "applied") == []
+    story.runtime.finished(call, Usage(30_000, 0, 100), 2.0)
+    assert "b" in {child.ranking[0] for child in children(story)}
+
+
+def test_once_the_call_has_ended_nothing_is_sent_in_place_of_a_copy() -> None:
+    for ended in ("before the copy", "before the warm-up"):
+        story = Story()
+        story.start()
+        call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=20))
+        story.runtime.dispatched(call, "a", 0.0)
+        story.runtime.answering(call, 1.0)
+        failed = next(one for one in story.runtime.take_directives() if one.engine == "b")
+        if ended == "before the warm-up":
+            (failed,) = answer(story, failed, "rejected")
+        story.runtime.finished(call, Usage(30_000, 0, 100), 2.0)
+        fork(story)
+        story.runtime.take_directives()
+        assert answer(story, failed, None) == []
+        # The branches go where the context is.
+        assert "b" not in {child.ranking[0] for child in children(story)}
+
+
+def test_a_warm_up_counts_as_held_by_an_engine_that_does_not_tell() -> None:
+    story = Story("a", "b", kv=None)
+    story.start()
+    call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=60))
+    story.runtime.dispatched(call, "a", 0.0)
+    story.runtime.answering(call, 0.0)
+    (warm,) = story.runtime.take_directives()
+    contexts = story.runtime.contexts("default")
+    assert set(contexts.holdings(call.digest).certain) == {"a"}
+    assert answer(story, warm, "applied") == []
+    assert set(contexts.holdings(call.digest).certain) == {"a", "b"}
+    story.runtime.engine_down("b", 1.0)
+    assert set(contexts.holdings(call.digest).certain) == {"a"}
+
+
+def test_a_warm_up_does_not_count_as_held_where_that_is_told_or_failed() -> None:
+    for told, outcome in ((True, "applied"), (False, "rejected")):
+        story = Story("a", "b", kv=None)
+        story.start()
+        if told:
+            other = chain({"model": "m", "messages": [{"role": "user", "content": "other"}]})[-1].digest
+            story.report("b", other, "device", resident=True)
+        call = story.arrive("s1", [LONG], forecast=Forecast(next=Next.FORK, fan_out=60))
+        story.runtime.dispatched(call, "a", 0.0)
+        story.runtime.answering(call, 0.0)
+        (warm,) = story.runtime.take_directives()
+        answer(story, warm, outcome)
+        assert set(story.runtime.contexts("default").resident(call.digest)) == {"a"}
 
 
 def test_forks_that_are_declared_and_never_run_stop_being_prepared() -> None:

@@ -19,7 +19,7 @@ from llmd_agents.hints import (
     ToolStarted,
     chain,
 )
-from llmd_agents.runtime import Arrival, BadJournal, Call, Journal, Mode, Usage, redecide
+from llmd_agents.runtime import Arrival, BadJournal, Call, EngineLoad, Journal, Mode, Usage, redecide
 from tests.runtime.test_advice import KV, LONG, Story
 
 
@@ -74,6 +74,8 @@ def faulted_run(seed: int, *, tenants: bool = False) -> list[bytes]:
                 runtime.engine_down(engine, story.at)
                 runtime.engine_up(engine, story.at)
                 runtime.engine_kv(engine, KV if draw.random() < 0.9 else None, story.at)
+                load = EngineLoad(draw.randrange(9), draw.randrange(3), None, draw.randrange(4), 2.0)
+                runtime.engine_load(draw.choice("abc"), load, story.at)
             case 10:
                 for issued in runtime.take_directives():
                     result = draw.choice(["applied", "clipped", "rejected", "unsupported"])
@@ -138,6 +140,24 @@ def test_rejected_hints_are_part_of_it() -> None:
     story = Story(journal=Journal(lines.append))
     refused = story.runtime.observe("default", ProgramFinished(program="unknown", at=0), 0.0)
     assert isinstance(refused, Rejection)
+    assert redecide(lines).first_difference is None
+
+
+def test_an_engine_that_falls_silent_is_part_of_it() -> None:
+    lines: list[bytes] = []
+    story = Story("a", "b", journal=Journal(lines.append))
+    story.start()
+    digest = chain({"model": "m", "messages": [{"role": "user", "content": LONG}]})[-1].digest
+    story.report("a", digest, "device", resident=True)
+    homes = [story.arrive("s1", [LONG]).ranking[0]]
+    story.runtime.engine_silent("a", story.at)
+    story.runtime.engine_silent("a", story.at)
+    story.runtime.engine_silent("b", story.at)
+    assert sum(b'"engine_silent"' in line for line in lines) == 1
+    assert story.runtime.contexts("default").resident(digest) == {}
+    homes += [story.arrive(f"s{n}", [LONG], program=f"p{n}").ranking[0] for n in range(2, 12)]
+    assert homes[0] == "a"
+    assert set(homes) == {"a", "b"}
     assert redecide(lines).first_difference is None
 
 

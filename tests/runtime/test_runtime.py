@@ -1,7 +1,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from llmd_agents.hints import (
+    DEFAULT_PRIORITY,
     Decoded,
     ForkPosition,
     Hints,
@@ -14,7 +17,7 @@ from llmd_agents.hints import (
     chain,
     segments_of,
 )
-from llmd_agents.runtime import Arrival, Call, Runtime, Usage, program_view
+from llmd_agents.runtime import Arrival, Call, Mode, Runtime, Usage, program_view
 
 TENANT = "default"
 
@@ -257,3 +260,13 @@ def test_tenants_share_nothing() -> None:
     assert refused is None
     outcomes = [runtime.program(tenant, "p") for tenant in ("red", "blue")]
     assert [record.outcome for record in outcomes if record] == [None, "ok"]
+
+
+@pytest.mark.parametrize(("declared", "known"), [(90, 90), (0, 0), (DEFAULT_PRIORITY, None)])
+def test_a_call_knows_the_priority_that_its_program_declared(declared: int, known: int | None) -> None:
+    runtime = Runtime(["a"])
+    hints = Hints(program=Program(id="p", priority=declared), step=Step(id="s1"))
+    assert runtime.arrive(Arrival("default", 10, 0.0, decoded=Decoded(hints))).priority == known
+    assert runtime.arrive(Arrival("default", 10, 0.0)).priority is None
+    runtime.set_mode(Mode.OFF, 0.0)
+    assert runtime.arrive(Arrival("default", 10, 0.0, decoded=Decoded(hints))).priority is None
