@@ -57,7 +57,7 @@ class EngineSide:
             self._block_size,
             lower,
             budget=options.retention_budget,
-            scope_budget=options.tenant_budget,
+            scope_budget=options.retention_budget_per_tenant,
             at_once=tokens_at_once // self._block_size + scheduling.max_num_seqs,
         )
         self._prompts = Prompts()

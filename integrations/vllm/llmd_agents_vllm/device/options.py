@@ -20,7 +20,7 @@ class Options(BaseModel):
 
     retention_budget: Share = 0.9
     """Share of the device's blocks that estimates may keep beyond least-recently-used order."""
-    tenant_budget: Share = 0.9
+    retention_budget_per_tenant: Share = 0.9
     """The same for each tenant alone (each cache salt, and all requests without one)."""
     host_s_per_token: Cost | None = None
     """What loading a token from the host tier takes, in seconds: it tells the router when a prefetch is
