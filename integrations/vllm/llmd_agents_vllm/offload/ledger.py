@@ -166,44 +166,42 @@ class Ledger:
 
     # --- what others say
 
-    def estimated(self, keys: Sequence[bytes], estimate: Estimate | None, now: float) -> None:
+    def estimated(self, paths: Sequence[Sequence[bytes]], estimate: Estimate | None, now: float) -> None:
         """Sets when a context will be needed next; that outranks what its requests said. None, or an estimate
         of no weight, leaves it to least-recently-used order.
 
         Args:
-            keys: of the context, from its start on; those not held do not matter.
+            paths: the context's keys for each group of the cache, from its start on; those not held do not
+                matter.
         """
-        held = [key for key in keys if key in self._tree]
-        if not held:
-            return
-        stretch = self._tree.cut(held[-1])
-        stretch.directed_at = now
-        if estimate is None or estimate.weight <= 0:
-            stretch.directed = None
-            self._directed.pop(stretch, None)
-            for tip in stretch.tips.values():
-                tip.estimate = None
-                self._estimated.pop(tip, None)
-            return
-        stretch.directed = estimate
-        self._directed[stretch] = None
-        self._revive(stretch.upwards())
+        for held in self._held(paths):
+            stretch = self._tree.cut(held[-1])
+            stretch.directed_at = now
+            if estimate is None or estimate.weight <= 0:
+                stretch.directed = None
+                self._directed.pop(stretch, None)
+                for tip in stretch.tips.values():
+                    tip.estimate = None
+                    self._estimated.pop(tip, None)
+            else:
+                stretch.directed = estimate
+                self._directed[stretch] = None
+                self._revive(stretch.upwards())
 
-    def released(self, keys: Sequence[bytes]) -> None:
-        """Takes a stretch of context for dead; what lives on after it keeps it alive."""
-        held = [key for key in keys if key in self._tree]
-        if not held:
-            return
-        wanted = set(held)
-        end = self._tree.cut(held[-1])
-        for stretch in end.upwards():
-            kept = next((key for key in reversed(stretch.keys) if key not in wanted), None)
-            if kept is not None:
+    def released(self, paths: Sequence[Sequence[bytes]]) -> None:
+        """Takes a part of a context, given as for `estimated`, for dead; what lives on after it keeps it
+        alive."""
+        for held in self._held(paths):
+            wanted = set(held)
+            for stretch in self._tree.cut(held[-1]).upwards():
+                kept = next((key for key in reversed(stretch.keys) if key not in wanted), None)
+                if kept is None:
+                    self._bury(stretch)
+                    continue
                 if kept != stretch.last:
                     self._tree.cut(kept)
                     self._bury(stretch)
                 break
-            self._bury(stretch)
 
     # --- what goes
 
@@ -232,6 +230,10 @@ class Ledger:
         self._order = None
 
     # --- inside: uses
+
+    def _held(self, paths: Sequence[Sequence[bytes]]) -> list[list[bytes]]:
+        held = [[key for key in path if key in self._tree] for path in paths]
+        return [path for path in held if path]
 
     def _touch(self, paths: Sequence[Sequence[bytes]]) -> tuple[list[Stretch], dict[Stretch, None]]:
         """Puts what is known of the order of keys into the tree; returns where the paths end, and all

@@ -165,13 +165,13 @@ class AgentOffloadPolicy(CachePolicy):
             block_hashes: of the context's blocks, from its start on.
             estimate: on the clock of `time.monotonic`; None leaves the context to least-recently-used order.
         """
-        for keys in self._keys(block_hashes):
-            self._booked(lambda ledger, keys=keys: ledger.estimated(keys, estimate, monotonic()))
+        paths, now = self._keys(block_hashes), monotonic()
+        self._booked(lambda ledger: ledger.estimated(paths, estimate, now))
 
     def released(self, block_hashes: Sequence[bytes]) -> None:
         """Takes these blocks for dead, apart from what living context extends."""
-        for keys in self._keys(block_hashes):
-            self._booked(lambda ledger, keys=keys: ledger.released(keys))
+        paths = self._keys(block_hashes)
+        self._booked(lambda ledger: ledger.released(paths))
 
     def watch(self, callback: Watcher) -> None:
         """Tells of block hashes that come to the host tier or leave it; first of all that are there."""
@@ -207,7 +207,7 @@ class AgentOffloadPolicy(CachePolicy):
 
     def _request(self, req_context: ReqContext) -> _Request:
         """Reads a request's hints once."""
-        request = req_context.get_state(_Request)
+        request: _Request | None = req_context.get_state(_Request)
         if request is None:
             request = _Request(declared(req_context.kv_transfer_params))
             req_context.set_state(request)

@@ -28,6 +28,7 @@ class AgentOffloadSpec(TieringOffloadingSpec):
 
     def __init__(self, config: OffloadingConfig) -> None:
         self._settings = settings.settings_of(config.extra_config)
+        self._on_cpu: HostMemoryWorker | None = None
         super().__init__(config)
         if "eviction_policy" not in config.extra_config:
             self.eviction_policy = POLICY
@@ -47,7 +48,7 @@ class AgentOffloadSpec(TieringOffloadingSpec):
     def get_worker(self, kv_caches: CanonicalKVCaches) -> OffloadingWorker:
         if not current_platform.is_cpu():
             return super().get_worker(kv_caches)
-        if self._worker is None:
+        if self._on_cpu is None:
             region = SharedOffloadRegion(
                 engine_id=self._engine_id,
                 num_chunks=self.num_chunks,
@@ -56,8 +57,8 @@ class AgentOffloadSpec(TieringOffloadingSpec):
                 cpu_page_size=self.cpu_page_size_per_worker,
             )
             try:
-                self._worker = HostMemoryWorker(kv_caches, self.blocks_per_chunk, region)
+                self._on_cpu = HostMemoryWorker(kv_caches, self.blocks_per_chunk, region)
             except Exception:
                 region.cleanup()
                 raise
-        return self._worker
+        return self._on_cpu

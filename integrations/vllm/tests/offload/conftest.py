@@ -1,14 +1,13 @@
 """The policy's clock, in the tests' hands."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from llmd_agents_vllm.offload import policy
-
-from .stories import Clock
+from .stories import Clock, ticking
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(policy, "monotonic", clock)
-    return clock
+def clock() -> Iterator[Clock]:
+    with ticking() as clock:
+        yield clock

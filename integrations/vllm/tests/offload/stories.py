@@ -1,14 +1,17 @@
 """A host tier of vLLM's own around the policy, and requests that are letters: each letter is one chunk."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from vllm.v1.kv_offload.base import OffloadKey, ReqContext, make_offload_key
 from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
 
 from llmd_agents.hints import Forecast, Hints, Program, Segment, Step, encode_hints
+from llmd_agents_vllm.offload import policy as policy_module
 from llmd_agents_vllm.offload.policy import AgentOffloadPolicy
 
 POLICY_MODULE = "llmd_agents_vllm.offload.policy"
@@ -81,7 +84,10 @@ END = {"next": "end"}
 
 
 class Clock:
-    """Goes on with each request of a story, by so many seconds."""
+    """Stands for the policy's clock while it is `ticking`.
+
+    Goes on with each request of a story, by so many seconds.
+    """
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -89,6 +95,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+@contextmanager
+def ticking() -> Iterator[Clock]:
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy_module, "monotonic", clock)
+        yield clock
 
 
 class Tier:
@@ -121,7 +135,7 @@ class Tier:
         if output is None:
             return None
         self.manager.complete_store(output.keys_to_store, context)
-        return output.evicted_keys
+        return list(output.evicted_keys)
 
     def run(self, path: str, params: Mapping[str, Any] | None = None) -> list[OffloadKey]:
         """A request whose prompt is offered from its start on, as vLLM does when the device has it."""

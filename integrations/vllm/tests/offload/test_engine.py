@@ -10,10 +10,9 @@ from prometheus_client import REGISTRY, generate_latest
 from harness.counters import Counters, parse
 from harness.in_process import InProcessEngine, in_process
 from llmd_agents.hints import Forecast, Hints, Program, Step, encode_hints
-from llmd_agents_vllm.offload import policy as policy_module
 from llmd_agents_vllm.offload.policy import AgentOffloadPolicy, policy_of_process
 
-from .stories import END, SOON, Clock
+from .stories import END, SOON, Clock, ticking
 
 BLOCK = 32
 CHUNKS = 8
@@ -81,13 +80,11 @@ def started(model: Path, extra_config: Mapping[str, Any]) -> Iterator[Host]:
             **extra_config,
         },
     }
-    clock, real = Clock(), policy_module.monotonic
-    policy_module.monotonic = clock
-    try:
-        with in_process(model, num_blocks=64, max_model_len=1024, kv_transfer_config=config) as engine:
-            yield Host(engine, clock)
-    finally:
-        policy_module.monotonic = real
+    with (
+        ticking() as clock,
+        in_process(model, num_blocks=64, max_model_len=1024, kv_transfer_config=config) as engine,
+    ):
+        yield Host(engine, clock)
 
 
 @pytest.fixture(scope="module")

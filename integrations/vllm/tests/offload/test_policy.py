@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmd_agents.hints import Estimate
+from llmd_agents.hints import Estimate, eviction_order
 from llmd_agents_vllm.offload import ledger, settings
 from llmd_agents_vllm.offload.policy import AgentOffloadPolicy, policy_of_process
 
@@ -40,6 +40,15 @@ def test_what_is_needed_late_goes_before_what_is_unknown_and_older(clock: Clock)
     tier.run("cd", carried("cd", forecast=LATE))
     tier.push(4)
     assert (tier.holds("ab"), tier.holds("cd")) == (2, 0)
+
+
+def test_a_conversation_that_goes_on_is_needed_as_a_whole(clock: Clock) -> None:
+    tier = Tier(8, clock)
+    tier.run("ab", carried("ab", step="1", forecast=SOON))
+    tier.run("abcd", carried("abcd", step="2", parents=["1"], forecast=SOON))
+    tier.run("xy")
+    tier.push(4)
+    assert (tier.holds("abcd"), tier.holds("xy")) == (4, 0)
 
 
 def test_a_program_that_has_ended_goes_first(clock: Clock) -> None:
@@ -130,6 +139,17 @@ def test_what_lives_for_a_step_is_dead_after_it(clock: Clock) -> None:
     assert (tier.holds("cdTT"), tier.holds("ab")) == (2, 2)
     tier.push(4)
     assert (tier.holds("cdTT"), tier.holds("ab")) == (2, 0), "the estimate holds for what is left"
+
+
+def test_what_lives_for_some_seconds_is_dead_after_them(clock: Clock) -> None:
+    tier = Tier(12, clock)
+    tier.run("ab", carried("ab", program="q", forecast=SOON))
+    tier.run("cdTT", carried("cd", Part("TT", "scratch", 25.0), forecast=SOON))
+    tier.push(6)
+    tier.push(2)
+    assert (tier.holds("cdTT"), tier.holds("ab")) == (4, 2)
+    tier.push(2)
+    assert (tier.holds("cdTT"), tier.holds("ab")) == (2, 2)
 
 
 def test_scratch_amid_a_prompt_lives_as_long_as_what_needs_it(clock: Clock) -> None:
@@ -225,6 +245,15 @@ def test_what_vllm_protects_or_moves_is_never_given_up(clock: Clock) -> None:
     evicted = tier.policy.evict(2, set(keys_of("cd")))
     assert evicted is not None
     assert [key for key, _ in evicted] == keys_of("ef")[::-1]
+
+
+def test_the_dead_are_protected_as_well(clock: Clock) -> None:
+    tier = Tier(4, clock)
+    tier.run("ab", carried("ab", program="p", forecast=END))
+    tier.run("cd", carried("cd", program="q", forecast=LATE))
+    evicted = tier.policy.evict(1, set(keys_of("ab") + keys_of("cd")[1:]))
+    assert evicted is not None
+    assert [key for key, _ in evicted] == keys_of("cd")[:1]
 
 
 def test_the_dead_that_are_being_moved_go_once_that_is_done(clock: Clock) -> None:
@@ -424,10 +453,10 @@ def test_the_newest_policy_is_found_while_it_is_in_use() -> None:
 # --- size
 
 
-def test_ten_thousand_programs_leave_no_more_than_the_tier_holds(clock: Clock) -> None:
+def test_thousands_of_programs_leave_no_more_than_the_tier_holds(clock: Clock) -> None:
     clock.step = 1e-3
     tier = Tier(64, clock)
-    for index in range(10_000):
+    for index in range(3_000):
         forecast = (SOON, LATE, END, None)[index % 4]
         path = chr(0x4E00 + index % 7) + chr(0x5000 + index)
         tier.run(path, carried(path, program=f"p{index}", branch=f"b{index % 3}", forecast=forecast))
@@ -440,11 +469,10 @@ def test_ten_thousand_programs_leave_no_more_than_the_tier_holds(clock: Clock) -
 
 def test_ten_thousand_chunks_are_ranked_rarely(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     ranked: list[int] = []
-    order = ledger.eviction_order
 
     def counted(held: Any, now: float, budget: Any) -> list[int]:
         ranked.append(len(held))
-        return order(held, now, budget)
+        return eviction_order(held, now, budget)
 
     monkeypatch.setattr(ledger, "eviction_order", counted)
     monkeypatch.setattr(ledger, "RANKING_VALID_S", math.inf)
