@@ -75,20 +75,19 @@ def test_an_engine_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path
         pass
 
 
-def test_what_a_command_started_ends_with_whoever_started_it() -> None:
-    script = "import subprocess as s; p = s.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
-    guard = subprocess.Popen(
-        [sys.executable, "-m", "harness.guard", sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=HARNESS.parent,
-    )
-    assert guard.stdout is not None
-    assert guard.stdin is not None
-    grandchild = int(guard.stdout.readline())
-    assert Path(f"/proc/{grandchild}").exists()
-    guard.stdin.close()
-    guard.wait(30)
-    guard.stdout.close()
+@pytest.mark.parametrize("said", [b"", b"kill"])
+def test_what_a_command_started_ends_with_whoever_started_it(said: bytes) -> None:
+    script = "import signal as g, subprocess as s; g.signal(g.SIGTERM, g.SIG_IGN) if {} else None; "
+    script += "p = s.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
+    command = [sys.executable, "-m", "harness.guard", sys.executable, "-c", script]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HARNESS.parent
+    ) as guard:
+        assert guard.stdout is not None
+        assert guard.stdin is not None
+        grandchild = int(guard.stdout.readline())
+        assert Path(f"/proc/{grandchild}").exists()
+        guard.stdin.close()
+        guard.wait(30)
     state = Path(f"/proc/{grandchild}/stat")
     assert not state.exists() or state.read_text().split()[2] == "Z"
