@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,14 +47,37 @@ class EngineOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Engine:
-    """A running engine; `url` is without `/v1`, and the model is called `tiny`."""
+    """A running engine; `url` is without `/v1`, and the model is called `tiny`.
+
+    Attributes:
+        start: starts it, at the same address and with the same options.
+        process: what `start` returned last.
+        client: of its server.
+    """
 
     url: str
     log: Path
+    start: Callable[[], subprocess.Popen[bytes]]
     process: subprocess.Popen[bytes]
     client: httpx.Client
+
+    def kill(self) -> None:
+        """Ends it as a crash of the machine would: none of its processes is told."""
+        assert self.process.stdin is not None
+        with self.process.stdin as guard:
+            guard.write(b"kill")
+        self.process.wait(60)
+
+    def restart(self, ready_s: float = READY_S) -> None:
+        """Starts it again after `kill`, and waits until it answers.
+
+        Raises:
+            EngineFailed: if it does not start.
+        """
+        self.process = self.start()
+        _wait_until_ready(self, time.monotonic() + ready_s)
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], *, headers: Mapping[str, str] | None = None, **body: Any
@@ -120,15 +143,19 @@ def _engine(model: Path, folder: Path, index: int, port: int, options: EngineOpt
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
     with log.open("wb") as output, httpx.Client(base_url=url, timeout=120) as client:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
-        )
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, env=environment
+            )
+
+        engine = Engine(url, log, start, start(), client)
         try:
-            yield Engine(url, log, process, client)
+            yield engine
         finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(60)
+            assert engine.process.stdin is not None
+            engine.process.stdin.close()
+            engine.process.wait(60)
             if config is not None:
                 remove_regions(config["engine_id"])
 

@@ -1,6 +1,7 @@
 """Runs a command until standard input closes: `python -m harness.guard COMMAND …`.
 
-However the process that holds the other end dies, the command and all that it started end with it.
+However the process that holds the other end dies, the command and all that it started end with it. They are
+killed at once if anything is written there.
 """
 
 import os
@@ -25,10 +26,9 @@ def main() -> int:
 
 
 def _end_with_input(group: int) -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    _signal(group, signal.SIGTERM)
-    time.sleep(GRACE_S)
+    if not os.read(sys.stdin.fileno(), 4096):
+        _signal(group, signal.SIGTERM)
+        time.sleep(GRACE_S)
     _signal(group, signal.SIGKILL)
 
 
