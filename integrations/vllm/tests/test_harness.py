@@ -77,7 +77,9 @@ def test_an_engine_that_does_not_start_says_why(tiny_model: Path, tmp_path: Path
 
 @pytest.mark.parametrize("said", [b"", b"kill"])
 def test_what_a_command_started_ends_with_whoever_started_it(said: bytes) -> None:
-    script = "import signal as g, subprocess as s; g.signal(g.SIGTERM, g.SIG_IGN) if {} else None; "
+    # One that is to be killed does not end when asked to.
+    script = "import signal as g, subprocess as s; "
+    script += "g.signal(g.SIGTERM, g.SIG_IGN); " if said else ""
     script += "p = s.Popen(['sleep', '600']); print(p.pid, flush=True); p.wait()"
     command = [sys.executable, "-m", "harness.guard", sys.executable, "-c", script]
     with subprocess.Popen(
@@ -87,6 +89,7 @@ def test_what_a_command_started_ends_with_whoever_started_it(said: bytes) -> Non
         assert guard.stdin is not None
         grandchild = int(guard.stdout.readline())
         assert Path(f"/proc/{grandchild}").exists()
+        guard.stdin.write(said)
         guard.stdin.close()
         guard.wait(30)
     state = Path(f"/proc/{grandchild}/stat")
