@@ -47,7 +47,15 @@ def actions(params: st.SearchStrategy[Any], *further: str) -> st.SearchStrategy[
 
 
 unhelpful = st.sampled_from(
-    [None, {}, {"llmd_agents": 5}, {"llmd_agents": {"v": 1, "header": "?"}}, {"other": 1}]
+    [
+        None,
+        {},
+        {"llmd_agents": 5},
+        {"llmd_agents": {"v": 1, "header": "?"}},
+        {"other": 1},
+        carried(),
+        carried("ab", program="q"),
+    ]
 )
 
 
