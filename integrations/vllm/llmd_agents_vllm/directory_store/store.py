@@ -5,10 +5,10 @@ of it. What fails that test counts as absent and is removed, so that a damaged f
 
     <root>/<namespace>/r<rank>/<first two digits of the key>/<key>.kv
 
-    magic 8 | H(namespace, rank) 16 | layout 16 | H(key) 16 | payload bytes, u64 big-endian 8 | H(payload) 16 | payload
+    magic 8 | H(namespace, rank) 16 | layout 16 | H(key) 16 | length of payload 8 | H(payload) 16 | payload
 
-H is xxh3-128, big-endian. It finds damage, not forgery: whoever can write into the directory can change what
-the models that read it will say. So directories and files are made for their owner alone.
+Sizes are bytes, numbers big-endian. H is xxh3-128, which finds damage, not forgery: whoever can write into
+the directory can change what the models that read it will say. So it is made for its owner alone.
 """
 
 import errno

@@ -308,10 +308,10 @@ def test_the_process_s_store_says_what_it_holds(first: Engine) -> None:
 
 
 def test_preempted_requests_find_their_own_blocks(first: Engine) -> None:
-    prompts = [prompt(f"preempted {i}", 900) for i in range(6)]
-    computed = [first.ask(each, cache_salt="apart", max_tokens=200) for each in prompts]
+    prompts = [prompt(f"preempted {i}", 600) for i in range(8)]
+    computed = [first.ask(each, cache_salt="apart", max_tokens=60) for each in prompts]
     preemptions, counts = first.metric("vllm:num_preemptions"), first.store.counts
-    again = first.ask_all(prompts, max_tokens=200)
+    again = first.ask_all(prompts, max_tokens=60)
     assert first.metric("vllm:num_preemptions") > preemptions
     assert (first.store.counts - counts)["read"] > 0
     assert all(reply.same_as(other) for reply, other in zip(again, computed, strict=True))
