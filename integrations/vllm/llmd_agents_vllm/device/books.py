@@ -1,5 +1,6 @@
 """The books of one engine: contexts, their blocks on the device and below, and the order of eviction."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from vllm.v1.core.kv_cache_utils import KVCacheBlock
 
 CHANGES_PER_RUN: Final = 16
-"""The order is made anew once blocks have come and gone by one part in so many of the contexts, since that
-costs time for each context."""
+"""An order lasts until blocks have come and gone for one part in so many of the contexts that it ranked."""
+
+ORDER_S_PER_RUN: Final = 150e-6
+"""An order holds for so many seconds for each context that it ranked, fifty times what ranking takes; for a
+fifth of that where a request needs more blocks than are in order."""
 
 DYING_MAX: Final = 4096
 
@@ -72,7 +76,7 @@ class Books:
         lower: the tiers below, nearest first.
         budget: share of the device that estimates may keep beyond least-recently-used order, 0 to 1.
         scope_budget: the same for each scope alone.
-        at_once: blocks that one step of the scheduler may take.
+        at_once: blocks that one step of the scheduler may take beyond what `prepare` was told.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Books:
         self._ended: list[tuple[Hints, list[Name], Fate]] = []
         self._dying: OrderedDict[Name, Name | None] = OrderedDict()
         self._ordered_version = 0
+        self._ordered_at = -math.inf
         self._safe = 0
         """Blocks at the head of the queue that go before whatever has been freed since the order was made."""
         self._changes = 0
@@ -159,20 +164,12 @@ class Books:
 
     def settle(self, now: float) -> None:
         """Takes in what has come of the pool since, and sees to what it gives up next."""
-        self.prepare(self._at_once, now)
+        self._see_to_order(self._at_once, now, ORDER_S_PER_RUN)
 
     def prepare(self, blocks: int, now: float) -> None:
         """Sees to it that the pool gives up the right blocks next, for a request that takes so many."""
-        self.take_evicted()
-        self._end_what_has_ended()
-        contexts = self.contexts
-        if not (contexts.dead or contexts.estimated):
-            return
-        if contexts.version == self._ordered_version and (
-            blocks <= self._safe or CHANGES_PER_RUN * self._changes <= len(contexts.runs)
-        ):
-            return
-        self._order(max(blocks, self._at_once), now)
+        short = blocks > self._safe
+        self._see_to_order(blocks, now, ORDER_S_PER_RUN / 5 if short else ORDER_S_PER_RUN)
 
     def take_evicted(self) -> None:
         """Takes in what the pool has given up since the last time."""
@@ -254,6 +251,19 @@ class Books:
                 return index + 1
         return self.contexts.gone
 
+    def _see_to_order(self, blocks: int, now: float, holds_s_per_run: float) -> None:
+        self.take_evicted()
+        self._end_what_has_ended()
+        contexts = self.contexts
+        if not (contexts.dead or contexts.estimated):
+            return
+        runs = len(contexts.runs)
+        if 0 <= now - self._ordered_at < holds_s_per_run * runs:
+            return
+        come_and_gone = blocks > self._safe and CHANGES_PER_RUN * self._changes > runs
+        if come_and_gone or contexts.version != self._ordered_version:
+            self._order(max(blocks, self._at_once), now)
+
     def _end_what_has_ended(self) -> None:
         ended, self._ended = self._ended, []
         for hints, names, said in ended:
@@ -276,6 +286,7 @@ class Books:
             ahead += unestimated
         self._safe = ahead
         self._ordered_version = self.contexts.version
+        self._ordered_at = now
         self._changes = 0
 
     def _next_to_go(self, count: int, now: float) -> "tuple[list[KVCacheBlock], int]":

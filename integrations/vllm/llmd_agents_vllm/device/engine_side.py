@@ -48,8 +48,6 @@ class EngineSide:
         main = next((at for at, spec in enumerate(specs) if isinstance(spec, FullAttentionSpec)), 0)
         self._block_size = int(specs[main].block_size)
         self._hash_block_size = int(pool.hash_block_size)
-        scheduling = config.scheduler_config
-        tokens_at_once = max(scheduling.max_num_batched_tokens, config.model_config.max_model_len)
         lower = lower_tiers(self._lower_changed)
         self._pool = DevicePool(pool, range(len(specs)), main)
         self._books = Books(
@@ -58,7 +56,7 @@ class EngineSide:
             lower,
             budget=options.retention_budget,
             scope_budget=options.retention_budget_per_tenant,
-            at_once=tokens_at_once // self._block_size + scheduling.max_num_seqs,
+            at_once=config.scheduler_config.max_num_seqs,
         )
         self._prompts = Prompts()
         self._directives = Directives(self._books, self._prompts)

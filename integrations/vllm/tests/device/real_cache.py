@@ -54,6 +54,7 @@ class RealCache:
             self.device, BLOCK, lower, budget=budget, scope_budget=scope_budget, at_once=at_once
         )
         self.now = 0.0
+        self.tick = 1.0
         self._ids = count()
         self._running: dict[str, tuple[Request, int]] = {}
 
@@ -95,7 +96,7 @@ class RealCache:
         fits = self.manager.allocate_slots(
             request, len(prompt) - cached, num_new_computed_tokens=cached, new_computed_blocks=computed
         )
-        self.now += 1.0
+        self.now += self.tick
         if fits is None:
             self.books.finished(request_id, self.now)
             self.books.settle(self.now)
