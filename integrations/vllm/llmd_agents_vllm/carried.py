@@ -1,10 +1,11 @@
 """How hints travel inside a request: as one member of vLLM's `kv_transfer_params`.
 
     "kv_transfer_params": {"llmd_agents": {
-        "v": 1, "chain": [["<digest, hex>", 1234], …], "header": "<x-llmd-hints>"}}
+        "v": 1, "chain": [["<digest, hex>", 1234], …], "header": "<x-llmd-hints>", "scope": "<tenant>"}}
 
 The middleware writes it (`fold`), the connector and the scheduler read it (`read`). A chain entry is a chain
 digest with the canonical bytes of the context up to it. `header` is the request header as it was sent.
+`scope` stands for the request's `cache_salt`, for parts that do not see that (`hints.residency_scope`).
 """
 
 import json
@@ -14,7 +15,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from llmd_agents.hints import Hints, Link, UnreadableContext, UnreadableHints, chain, decode_hints
+from llmd_agents.hints import (
+    Hints,
+    Link,
+    UnreadableContext,
+    UnreadableHints,
+    chain,
+    decode_hints,
+    residency_scope,
+)
 from llmd_agents.hints.limits import HEADER_MAX_BYTES
 
 KEY: Final = "llmd_agents"
@@ -96,6 +105,9 @@ def _fold(body: bytes, header: bytes | None) -> bytes:
         carried["header"] = value
     if len(carried) == 1:
         return body
+    salt = members.get("cache_salt")
+    if isinstance(salt, str) and (scope := residency_scope(salt)) is not None:
+        carried["scope"] = scope
     before = members.get(_PARAMS)
     if before is None:
         before = {}

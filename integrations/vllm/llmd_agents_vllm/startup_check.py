@@ -81,6 +81,7 @@ _QUEUE = f"{_HASHES}:FreeKVCacheBlockQueue"
 _METRICS = "vllm.v1.core.kv_cache_metrics:KVCacheMetricsCollector"
 _REQUEST = "vllm.v1.request:Request"
 _CONNECTOR = "vllm.distributed.kv_transfer.kv_connector.v1.base:KVConnectorBase_V1"
+_OFFLOAD = "vllm.v1.kv_offload.base"
 _POLICY = "vllm.v1.kv_offload.cpu.policies.base:CachePolicy"
 
 NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
@@ -168,6 +169,20 @@ NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
         Overrides(f"{_POLICY}.touch", ("keys", "req_context")),
         Overrides(f"{_POLICY}.evict", ("n", "protected")),
         Overrides(f"{_POLICY}.clear"),
+        Overrides(f"{_POLICY}.on_store_miss", ("keys", "req_context")),
+        Overrides(
+            f"{_POLICY}.on_request_finished",
+            ("key_groups", "insertion_only_keys", "reused_keys", "req_context"),
+        ),
+        Overrides(f"{_POLICY}.mark_evictable", ("key",)),
+        Overrides(f"{_POLICY}.mark_non_evictable", ("key",)),
+        Has("vllm.v1.kv_offload.cpu.policies.lru:LRUCachePolicy"),
+        Calls(f"{_OFFLOAD}:ReqContext.get_state", ("cls",)),
+        Calls(f"{_OFFLOAD}:ReqContext.set_state", ("val",)),
+        Calls(f"{_OFFLOAD}:ReqContext.get_offload_key_position", ("key",)),
+        Calls(f"{_OFFLOAD}:make_offload_key", ("block_hash", "group_idx")),
+        Calls(f"{_OFFLOAD}:get_offload_block_hash", ("key",)),
+        Calls(f"{_OFFLOAD}:get_offload_group_idx", ("key",)),
     ),
     Part.DIRECTORY_STORE: (
         Overrides(f"{_CONNECTOR}.start_load_kv", ("forward_context",)),

@@ -61,6 +61,7 @@ class EngineSide:
         self._prompts = Prompts()
         self._directives = Directives(self._books, self._prompts)
         self._rates = Rates(
+            sequences_at_once=config.scheduler_config.max_num_seqs,
             lower=bool(lower),
             host_s_per_token=options.host_s_per_token,
             storage_s_per_token=options.storage_s_per_token,

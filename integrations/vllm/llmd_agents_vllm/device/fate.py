@@ -1,14 +1,10 @@
 """What a step's own hints say of its context once the step has ended."""
 
-import math
 from dataclasses import dataclass
-from typing import Final
 
 from llmd_agents.hints import Estimate, Hints, Lifetime, Next
 
-EXPIRY_SIGMAS: Final = 3.0
-EXPIRY_MIN_S: Final = 60.0
-DEFAULT_SIGMA: Final = 1.0
+from ..expectation import estimate, expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +23,12 @@ class Fate:
 
 def fate(hints: Hints, now: float) -> Fate:
     """Returns what follows from the hints of a step that has ended now."""
-    forecast = hints.forecast
-    ends = forecast is not None and forecast.next is Next.END
-    estimate = None
-    if forecast is not None and not ends and forecast.after is not None:
-        sigma = DEFAULT_SIGMA if forecast.sigma is None else forecast.sigma
-        longest = max(forecast.after * math.exp(min(EXPIRY_SIGMAS * sigma, 20.0)), EXPIRY_MIN_S)
-        estimate = Estimate(now, forecast.after, sigma, now + longest)
-    return Fate(ends, estimate, _kept(hints))
+    median, sigma = expected(hints.forecast)
+    return Fate(
+        ends=hints.forecast is not None and hints.forecast.next is Next.END,
+        estimate=None if median is None else estimate(median, sigma, now),
+        kept=_kept(hints),
+    )
 
 
 def _kept(hints: Hints) -> bytes | None:

@@ -28,13 +28,20 @@ class Rates:
     """Learns from the time between two schedules that follow each other without a pause.
 
     Args:
+        sequences_at_once: how many sequences one step can generate for.
         host_s_per_token, storage_s_per_token: as the operator says; None where unknown.
         lower: whether there are tiers below the device.
     """
 
     def __init__(
-        self, *, lower: bool, host_s_per_token: float | None, storage_s_per_token: float | None
+        self,
+        *,
+        sequences_at_once: int,
+        lower: bool,
+        host_s_per_token: float | None,
+        storage_s_per_token: float | None,
     ) -> None:
+        self._at_once = sequences_at_once
         self._lower = lower
         self._host = host_s_per_token
         self._storage = storage_s_per_token
@@ -70,7 +77,8 @@ class Rates:
         return EngineRates(
             prefill_s_per_token=self._prefill,
             step_s=self._decode.at(0),
-            decode_s_per_seq=self._decode.slope,
+            # Those that find no place take turns: then each costs its share of a full step.
+            decode_s_per_seq=max(self._decode.slope, self._decode.at(self._at_once) / self._at_once),
             # As part of what a sequence costs.
             decode_s_per_context_token=0.0,
             host_s_per_token=loading if self._host is None else self._host,

@@ -32,6 +32,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
+from ..startup_check import Part, usable
 from .copier import Copier
 from .layers import BlockLayers, UnknownLayout
 from .namespace import describe, namespace, reason_to_decline
@@ -117,7 +118,8 @@ class SharedDirectoryConnector(KVConnectorBase_V1, SupportsHMA):
             self._begin_planning(vllm_config, kv_cache_config)
 
     def _begin_planning(self, vllm_config: "VllmConfig", kv_cache_config: "KVCacheConfig") -> None:
-        reason = reason_to_decline(vllm_config, kv_cache_config)
+        misfit = None if usable(Part.DIRECTORY_STORE) else "vLLM is not as expected"
+        reason = misfit or reason_to_decline(vllm_config, kv_cache_config)
         if reason is not None:
             self._decline(reason)
         else:

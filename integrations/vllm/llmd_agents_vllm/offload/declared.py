@@ -1,29 +1,15 @@
 """What one request's hints say of the context that it leaves behind."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any
 
-from llmd_agents.hints import Estimate, Forecast, Hints, Lifetime, Next
+from llmd_agents.hints import Estimate, Hints, Lifetime, Next
 from llmd_agents.hints.limits import ID_MAX_CHARS
 
 from ..carried import KEY, Carried, read
-
-EXPECTED: Final[Mapping[Next, tuple[float, float]]] = {
-    Next.TOOL: (8.0, 1.3),
-    Next.HUMAN: (240.0, 1.3),
-    Next.FORK: (1.0, 1.0),
-}
-"""Median (seconds) and sigma of waits whose length was not declared: tools and people as recorded coding
-sessions have them; a fork's branches start at once. What waits to be joined is not extended itself."""
-
-SIGMA: Final = 0.7
-"""Of a declared length without one."""
-
-TRUSTED_SIGMA: Final = 1.5
-"""Estimates less sure than this lose weight against least-recently-used order."""
+from ..expectation import estimate, expected
 
 
 class Until(IntEnum):
@@ -77,15 +63,7 @@ class Declaration:
 
     def estimate(self, now: float) -> Estimate | None:
         """Returns when the context will be needed next, for a step that ends now."""
-        if self.median is None:
-            return None
-        return Estimate(
-            made_at=now,
-            median=self.median,
-            sigma=self.sigma,
-            expires_at=now + self.median * math.exp(min(3 * self.sigma, 20.0)),
-            weight=min(1.0, (TRUSTED_SIGMA / self.sigma) ** 2) if self.sigma > 0 else 1.0,
-        )
+        return None if self.median is None else estimate(self.median, self.sigma, now)
 
 
 def declared(params: Mapping[str, Any] | None) -> Declaration | None:
@@ -94,7 +72,7 @@ def declared(params: Mapping[str, Any] | None) -> Declaration | None:
     if params is None or carried is None or carried.hints is None:
         return None
     hints = carried.hints
-    median, sigma = _expected(hints.forecast)
+    median, sigma = expected(hints.forecast)
     since, lives = _lives(carried, hints)
     return Declaration(
         scope=_scope(params),
@@ -114,14 +92,6 @@ def declared(params: Mapping[str, Any] | None) -> Declaration | None:
 def _scope(params: Mapping[str, Any]) -> str | None:
     scope = params[KEY].get("scope")
     return scope if isinstance(scope, str) and 0 < len(scope) <= ID_MAX_CHARS else None
-
-
-def _expected(forecast: Forecast | None) -> tuple[float | None, float]:
-    if forecast is None or forecast.next is Next.END:
-        return None, SIGMA
-    if forecast.after is not None:
-        return forecast.after, SIGMA if forecast.sigma is None else forecast.sigma
-    return EXPECTED.get(forecast.next, (None, SIGMA))
 
 
 def _lives(carried: Carried, hints: Hints) -> tuple[float, tuple[Life, ...]]:

@@ -28,6 +28,7 @@ from vllm.v1.kv_offload.cpu.policies.lru import LRUCachePolicy
 
 from llmd_agents.hints import Estimate
 
+from ..startup_check import Part, usable
 from . import settings
 from .declared import Declaration, declared
 from .ledger import Ledger
@@ -73,9 +74,11 @@ class AgentOffloadPolicy(CachePolicy):
         global _newest
         shares = settings.current()
         self._lru = LRUCachePolicy(cache_capacity)
-        self._ledger: Ledger | None = Ledger(
-            cache_capacity, shares.budget * cache_capacity, shares.tenant_budget * cache_capacity
-        )
+        self._ledger: Ledger | None = None
+        if usable(Part.OFFLOAD):
+            self._ledger = Ledger(
+                cache_capacity, shares.budget * cache_capacity, shares.tenant_budget * cache_capacity
+            )
         self._coming: dict[OffloadKey, OffloadKey | None] = {}
         self._ready: dict[OffloadKey, None] = {}
         self._groups: set[int] = set()

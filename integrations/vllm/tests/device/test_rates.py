@@ -12,8 +12,10 @@ STEP, SEQUENCE, TOKEN = 1.2e-3, 3e-4, 2e-5
 class Engine:
     """Makes steps that take what they cost; `noise` is a share of that."""
 
-    def __init__(self, *, lower: bool = False, noise: float = 0.0) -> None:
-        self.rates = Rates(lower=lower, host_s_per_token=None, storage_s_per_token=None)
+    def __init__(self, *, lower: bool = False, noise: float = 0.0, at_once: int = 1000) -> None:
+        self.rates = Rates(
+            sequences_at_once=at_once, lower=lower, host_s_per_token=None, storage_s_per_token=None
+        )
         self._noise = noise
         self._random = random.Random(0)
         self._now = 0.0
@@ -29,7 +31,7 @@ class Engine:
 def test_an_engine_that_has_done_nothing_tells_priors() -> None:
     now = Engine().rates.now
     assert now.step_s == pytest.approx(STEP_S)
-    assert now.decode_s_per_seq == SEQUENCE_S
+    assert now.decode_s_per_seq == pytest.approx(SEQUENCE_S, rel=0.2)
     assert now.prefill_s_per_token == PREFILL_S
     assert now.host_s_per_token is None
     assert Engine(lower=True).rates.now.host_s_per_token == pytest.approx(PREFILL_S / 10)
@@ -40,6 +42,13 @@ def test_a_step_and_a_sequence_are_told_apart() -> None:
     engine.steps(*([1] * 20 + [16] * 20) * 5)
     assert engine.rates.now.step_s == pytest.approx(STEP, rel=0.1)
     assert engine.rates.now.decode_s_per_seq == pytest.approx(SEQUENCE, rel=0.1)
+
+
+def test_sequences_that_must_take_turns_cost_their_share_of_a_step() -> None:
+    engine = Engine(at_once=2)
+    engine.steps(*[1, 2] * 100)
+    assert engine.rates.now.step_s == pytest.approx(STEP, rel=0.1)
+    assert engine.rates.now.decode_s_per_seq == pytest.approx((STEP + 2 * SEQUENCE) / 2, rel=0.1)
 
 
 def test_noise_and_hiccups_change_little() -> None:

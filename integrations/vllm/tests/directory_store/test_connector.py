@@ -344,7 +344,7 @@ def test_a_second_engine_under_a_multi_connector_reads_what_the_first_wrote(
     with in_process(tiny_model, kv_transfer_config=children) as engine:
         (child,) = engine.connector.sub_connectors  # type: ignore[union-attr]
         second = Engine(engine, child, shared)
-        assert store_of_process() is child
+        assert store_of_process() is child is not None
         again = second.ask(tokens)
         assert again.cached_tokens == 192
         assert again.same_as(computed)

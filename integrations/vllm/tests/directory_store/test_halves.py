@@ -60,7 +60,7 @@ def half(engine: VllmConfig, role: KVConnectorRole, cache: KVCacheConfig = CACHE
 def work(worker: SharedDirectoryConnector, plan: Plan) -> tuple[set[str], set[str], Done | None]:
     """One step of a worker: the requests whose loads ended, those that failed, and what it reports."""
     worker.bind_connector_metadata(plan)
-    worker.start_load_kv(None)  # type: ignore[arg-type]
+    worker.start_load_kv(None)
     worker.wait_for_save()
     results = worker.get_transfer_results(set())
     done = worker.build_connector_worker_meta()

@@ -133,7 +133,8 @@ def test_files_that_are_only_looked_for_cannot_be_written(tmp_path: Path) -> Non
 def test_a_file_of_the_wrong_size_counts_as_absent_and_goes(files: BlockFiles, size: int) -> None:
     write(files)
     whole = files.path(KEY).read_bytes()
-    for look in (lambda: files.holds(KEY), lambda: read(files) is Outcome.READ):
+    looks: list[Callable[[], bool]] = [lambda: files.holds(KEY), lambda: read(files) is Outcome.READ]
+    for look in looks:
         files.path(KEY).write_bytes((whole + whole)[:size])
         assert not look()
         assert not files.path(KEY).exists()
