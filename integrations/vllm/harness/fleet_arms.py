@@ -1,0 +1,127 @@
+"""The arms: what vLLM engines can be given of us, and what hints may do at the router in front of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .engines import EngineOptions
+
+BLOCK_BYTES: Final = 32_768
+"""A block of 32 tokens of the tiny model: 2 layers, keys and values, 2 heads of 32 numbers of 4 bytes."""
+
+_MIDDLEWARE: Final = ("--middleware", "llmd_agents_vllm.middleware.HintsMiddleware")
+_SCHEDULER: Final = ("--scheduler-cls", "llmd_agents_vllm.scheduler.AgentScheduler")
+_BY_PRIORITY: Final = ("--scheduling-policy", "priority")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What each engine holds, in blocks of 32 tokens."""
+
+    device_blocks: int = 200
+    host_blocks: int = 200
+    max_model_len: int = 4096
+
+    @property
+    def tokens(self) -> int:
+        return 32 * (self.device_blocks + self.host_blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way of serving; all place calls by load and affinity.
+
+    Attributes:
+        title: for people.
+        hints: whether the router acts on hints; else it reads none.
+        host: the eviction policy of the host tier; None leaves that tier out.
+        connector: whether engines have `AgentConnector` beside the host tier.
+        middleware: whether hints reach the engine within a call.
+        scheduler: whether waiting requests go in our order; else first come, first served.
+    """
+
+    title: str
+    hints: bool = False
+    host: str | None = "lru"
+    connector: bool = False
+    middleware: bool = False
+    scheduler: bool = False
+
+    @property
+    def mode(self) -> str:
+        return "act" if self.hints else "off"
+
+    def engine(self, size: Size) -> EngineOptions:
+        flags: tuple[str, ...] = ()
+        if self.middleware:
+            flags += _MIDDLEWARE
+        if self.scheduler:
+            flags += _SCHEDULER
+        if self.scheduler and self.hints:
+            flags += _BY_PRIORITY
+        # The first block is never used.
+        return EngineOptions(
+            num_blocks=size.device_blocks + 1,
+            max_model_len=size.max_model_len,
+            kv_transfer_config=self._connectors(size),
+            flags=flags,
+            environment={
+                "VLLM_PLUGINS": "llmd_agents" if self.connector else "",
+                "VLLM_SERVER_DEV_MODE": "1",
+            },
+        )
+
+    def _connectors(self, size: Size) -> Mapping[str, Any] | None:
+        if self.host is None:
+            return None
+        host = _host_tier(self.host, size.host_blocks)
+        return _beside_agent_connector(host) if self.connector else host
+
+
+def _host_tier(policy: str, blocks: int) -> dict[str, Any]:
+    """Returns vLLM's own offloading to the host; the spec is ours in all arms, as vLLM's refuses CPUs."""
+    extra: dict[str, Any] = {
+        "spec_name": "AgentOffloadSpec",
+        "spec_module_path": "llmd_agents_vllm.offload.spec",
+        "cpu_bytes_to_use": blocks * BLOCK_BYTES,
+        "eviction_policy": policy,
+    }
+    if policy == "AgentOffloadPolicy":
+        extra["cache_policy_module_path"] = "llmd_agents_vllm.offload.policy"
+    return {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": extra,
+        "kv_load_failure_policy": "recompute",
+    }
+
+
+def _beside_agent_connector(storage: Mapping[str, Any]) -> dict[str, Any]:
+    ours = {
+        "kv_connector": "AgentConnector",
+        "kv_role": "kv_both",
+        "kv_connector_module_path": "llmd_agents_vllm.connector",
+    }
+    return {
+        "kv_connector": "MultiConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"connectors": [ours, dict(storage)]},
+        "kv_load_failure_policy": "recompute",
+    }
+
+
+ARMS: Final[dict[str, Arm]] = {
+    "lru-device": Arm(title="vLLM, device alone", host=None),
+    "lru": Arm(title="vLLM"),
+    "cached-first": Arm(title="cached first, no hints", scheduler=True),
+    "tier-a": Arm(title="tier A", hints=True),
+    "tier-b": Arm(title="tier B", hints=True, host="AgentOffloadPolicy", middleware=True, scheduler=True),
+    "tier-c": Arm(
+        title="tier C",
+        hints=True,
+        host="AgentOffloadPolicy",
+        connector=True,
+        middleware=True,
+        scheduler=True,
+    ),
+}
