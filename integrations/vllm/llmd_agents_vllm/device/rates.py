@@ -4,8 +4,8 @@ from typing import Final
 
 from llmd_agents.hints import EngineRates
 
-MEMORY: Final = 0.05
-"""Weight of the latest step."""
+MEMORY: Final = 0.01
+"""Weight of the latest step, once there have been many: what else runs on the machine comes and goes."""
 
 LONGEST_STEP_S: Final = 5.0
 """What takes longer has been waiting, not computing."""
@@ -46,6 +46,7 @@ class Rates:
         self._host = host_s_per_token
         self._storage = storage_s_per_token
         self._prefill = PREFILL_S
+        self._prefills = 0
         self._decode = _Line(STEP_S, SEQUENCE_S)
         self._last: tuple[float, int, int] | None = None
 
@@ -61,8 +62,10 @@ class Rates:
             took = now - then
             if 0 < took < LONGEST_STEP_S:
                 if tokens > sequences:
-                    computing = max(took - self._decode.at(sequences), took / 2)
-                    self._prefill += MEMORY * (computing / tokens - self._prefill)
+                    each = max(took - self._decode.at(sequences), took / 2) / tokens
+                    self._prefills += 1
+                    more = min(each, HICCUP * self._prefill) - self._prefill
+                    self._prefill += _weight(self._prefills) * more
                 elif sequences:
                     self._decode.add(sequences, min(took, HICCUP * self._decode.at(sequences)))
         self._last = (now, prompt_tokens, decodes) if prompt_tokens or decodes else None
@@ -87,6 +90,11 @@ class Rates:
         )
 
 
+def _weight(count: int) -> float:
+    """Returns how much the latest of so many observations counts: at first as much as each before it."""
+    return max(MEMORY, 1 / count)
+
+
 class _Line:
     """The straight line through points by least squares, the latest weighing most.
 
@@ -95,19 +103,23 @@ class _Line:
     """
 
     def __init__(self, start: float, slope: float) -> None:
-        self._x = 1.0
-        self._y = start + slope
+        self._points = 0
+        self._x = 0.0
+        self._y = start
+        # As of one point, so that the slope is not that of the first two.
         self._spread = 1.0
         self._together = slope
 
     def add(self, x: float, y: float) -> None:
+        self._points += 1
+        weight = _weight(self._points)
         dx, dy = x - self._x, y - self._y
-        self._x += MEMORY * dx
-        self._y += MEMORY * dy
-        if abs(dx) >= 0.5:
+        self._x += weight * dx
+        self._y += weight * dy
+        if abs(dx) >= 0.5 and self._points > 1:
             # Batches of one size say nothing of the slope, and must not wear away what others have said.
-            self._spread = (1 - MEMORY) * (self._spread + MEMORY * dx * dx)
-            self._together = (1 - MEMORY) * (self._together + MEMORY * dx * dy)
+            self._spread = (1 - weight) * (self._spread + weight * dx * dx)
+            self._together = (1 - weight) * (self._together + weight * dx * dy)
 
     @property
     def slope(self) -> float:

@@ -70,7 +70,7 @@ def test_batches_of_one_size_leave_the_slope_as_it_was() -> None:
 def test_an_engine_that_gets_slower_is_followed() -> None:
     engine = Engine()
     engine.steps(*[4] * 100)
-    engine.steps(*[4] * 200, more_s=0.1)
+    engine.steps(*[4] * 600, more_s=0.1)
     now = engine.rates.now
     assert now.step_s + 4 * now.decode_s_per_seq == pytest.approx(STEP + 4 * SEQUENCE + 0.1, rel=0.05)
 
