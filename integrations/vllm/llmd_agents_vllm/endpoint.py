@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from vllm import SamplingParams, TokensPrompt
+from vllm import SamplingParams
+from vllm.inputs import tokens_input
 
 from llmd_agents.hints import (
     KV_PATH,
@@ -141,9 +142,7 @@ class AgentRoutes:
         return DirectiveOutcome(action_id=action_id, outcome="applied", tokens=len(tokens))
 
     async def _fetch(self, tokens: list[int], salt: str | None) -> None:
-        prompt = TokensPrompt(prompt_token_ids=tokens)
-        if salt is not None:
-            prompt["cache_salt"] = salt
+        prompt = tokens_input(tokens, cache_salt=salt)
         request_id = f"llmd-ahead-{secrets.token_hex(8)}"
         one = SamplingParams(max_tokens=1, temperature=0.0, detokenize=False)
         try:

@@ -159,7 +159,10 @@ NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
         Has("vllm.v1.engine.core:EngineCore.scheduler"),
         Calls(f"{_SCHED}.scheduler:Scheduler.get_kv_connector"),
     ),
-    Part.ENDPOINT: (Calls("vllm.v1.engine.core_client:AsyncMPClient.call_utility_async", ("method",)),),
+    Part.ENDPOINT: (
+        Has("vllm.inputs:tokens_input"),
+        Calls("vllm.v1.engine.core_client:AsyncMPClient.call_utility_async", ("method",)),
+    ),
     Part.OFFLOAD: (
         Has(_POLICY),
         Overrides(f"{_POLICY}.__init__", ("cache_capacity",)),
