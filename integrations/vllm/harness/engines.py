@@ -70,6 +70,11 @@ class Engine:
             guard.write(b"kill")
         self.process.wait(60)
 
+    def end(self) -> None:
+        """Asks it to end."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     def restart(self, ready_s: float = READY_S) -> None:
         """Starts it again after `kill`, and waits until it answers.
 
@@ -123,7 +128,11 @@ def engines(
         deadline = time.monotonic() + ready_s
         for engine in started:
             _wait_until_ready(engine, deadline)
-        yield started
+        try:
+            yield started
+        finally:
+            for engine in started:  # all at once, before each is waited for
+                engine.end()
 
 
 @contextmanager
@@ -153,8 +162,7 @@ def _engine(model: Path, folder: Path, index: int, port: int, options: EngineOpt
         try:
             yield engine
         finally:
-            assert engine.process.stdin is not None
-            engine.process.stdin.close()
+            engine.end()
             engine.process.wait(60)
             if config is not None:
                 remove_regions(config["engine_id"])
