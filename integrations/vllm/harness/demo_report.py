@@ -17,8 +17,7 @@ SOURCES: Final = ("device", "host", "disk")
 ALIKE: Final = 0.02
 """Differences below this share are called none."""
 
-_COLUMNS: Final = ("seconds", "prompt\ntokens", *(f"from\n{source}" for source in SOURCES))
-_MORE: Final = ("computed", "computed\nagain", "directives\napplied")
+_COLUMNS: Final = ("seconds", "prompt", *SOURCES, "computed", "again", "told")
 
 Results = Mapping[str, Mapping[str, Outcome]]
 """By program, then by arm."""
@@ -33,7 +32,7 @@ def print_report(results: Results, console: Console) -> None:
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for column in (*_COLUMNS, *_MORE):
+    for column in _COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for program, by_arm in results.items():
         table.add_row(Text(program, style="bold"))
@@ -44,10 +43,11 @@ def print_report(results: Results, console: Console) -> None:
         console.print(Text.assemble((f"{program}: ", "bold"), sentence(by_arm[STOCK], by_arm[HINTED])))
     console.print()
     console.print(
-        "The model is tiny and random, and runs on this machine's CPU: its seconds say nothing about real "
-        "latencies, and depend on what else runs here. Token counts are what to look at. Prompt tokens and "
-        "their sources are the engines' own counters and include requests that bring context ahead of its "
-        "use. Computed again: prompt tokens of a program's calls that an earlier one had had computed.",
+        "Prompt: tokens, by the engines' own counters, of which so many came from the caches on device, "
+        "host and disk, and the rest was computed; what brings context ahead of its use is included. "
+        "Again: prompt tokens of a program's calls that an earlier one had had computed. Told: directives "
+        "applied. The model is tiny and random, and runs on this machine's CPU: its seconds say nothing "
+        "about real latencies, and depend on what else runs here. The token counts are what to look at.",
         style="dim",
     )
 

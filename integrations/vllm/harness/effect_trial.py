@@ -30,7 +30,7 @@ class Setup:
 
     engines: int = 3
     size: Size = field(default_factory=Size)
-    calls_per_s: float = 4.0
+    calls_per_s: float = 2.0
     settle_s: float = 2.0
 
     @property
