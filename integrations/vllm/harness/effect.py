@@ -82,13 +82,14 @@ def _run(
     Raises:
         EngineFailed: if engines do not start.
     """
-    model, path = kept_model(Path(sys.prefix)), path.resolve()
+    path = path.resolve()
     attempts: dict[Trial, int] = {}
     starts: dict[str, int] = {}
     while todo := [trial for trial in wanted if trial not in results and attempts.get(trial, 0) < ATTEMPTS]:
         name = todo[0].arm
         ours = [trial for trial in todo if trial.arm == name]
         starts[name] = starts.get(name, 0) + 1
+        model = kept_model(Path(sys.prefix))
         folder = path.with_name(f"{path.name}-logs") / f"{name}-{starts[name]}"
         _say(f"{name}: starting {setup.engines} engines (about a minute; logs in {folder})")
         with arm_engines(model, folder, ARMS[name], setup.size, setup.engines) as started:
@@ -130,14 +131,28 @@ def _say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
 
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 100:
+        raise ValueError(text)
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make vllm-effect", description=__doc__)
     parser.add_argument("--results", type=Path, required=True, help="file that trials are added to")
-    parser.add_argument("--pressure", type=float, action="append", help="repeat for more (1.2, 2 and 3)")
-    parser.add_argument("--seeds", type=int, help=f"how many, from 1 on ({SEEDS})")
+    parser.add_argument("--pressure", type=_positive, action="append", help="repeat for more (1.2, 2 and 3)")
+    parser.add_argument("--seeds", type=_count, help=f"how many, from 1 on ({SEEDS})")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="all of them by default")
     parser.add_argument("--quick", action="store_true", help="pressure 2 and one seed, if not given")
-    parser.add_argument("--engines", type=int, default=Setup.engines, help=f"({Setup.engines})")
+    parser.add_argument("--engines", type=_count, default=Setup.engines, help=f"({Setup.engines})")
     parser.add_argument("--traces", type=Path, default=TRACES, help="folder of recorded coding sessions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results as one object")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables, between its marks")
