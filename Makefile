@@ -53,7 +53,7 @@ $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.
 test-vllm: $(VENV_VLLM)/installed  ## Run real vLLM engines on the CPU with what we add to them
 	@if [ -s $< ]; then cat $<; else cd integrations/vllm && ../../$(VENV_VLLM)/bin/python -m pytest -q; fi
 
-vllm-demo: vllm  ## Compare two agent programs on real vLLM engines (takes 3.5 GB), with hints and without
+vllm-demo: vllm  ## Compare two agent programs on real vLLM engines (takes 2.5 GB), with hints and without
 	@PYTHONPATH=integrations/vllm $(VENV_VLLM)/bin/python -m harness.demo
 
 vllm-effect: vllm  ## Measure what hints change on real vLLM engines: ARGS="--results FILE [--quick]"
@@ -61,7 +61,7 @@ vllm-effect: vllm  ## Measure what hints change on real vLLM engines: ARGS="--re
 
 # For people: what takes long is said first, and to go on without vLLM would make no sense.
 vllm:
-	@test -e $(VENV_VLLM)/installed || echo "Installing vLLM's CPU build into $(VENV_VLLM): 3.5 GB, some minutes"
+	@test -e $(VENV_VLLM)/installed || echo "Installing vLLM's CPU build into $(VENV_VLLM): 2.5 GB, some minutes"
 	@$(MAKE) --no-print-directory --silent $(VENV_VLLM)/installed
 	@if [ -s $(VENV_VLLM)/installed ]; then \
 		echo "This needs vLLM's CPU build, and pip finds no CPU build of PyTorch for it here:"; \
