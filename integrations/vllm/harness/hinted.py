@@ -20,9 +20,14 @@ AGENT_CONNECTOR: Mapping[str, Any] = {
 }
 
 
-def composed(*connectors: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the configuration of `AgentConnector` beside others."""
-    children = [dict(AGENT_CONNECTOR), *map(dict, connectors)]
+def agent_connector(**options: Any) -> dict[str, Any]:
+    """Returns the configuration of `AgentConnector` with options of its own."""
+    return {**AGENT_CONNECTOR, "kv_connector_extra_config": options}
+
+
+def composed(*connectors: Mapping[str, Any], **options: Any) -> dict[str, Any]:
+    """Returns the configuration of `AgentConnector`, with options of its own, beside others."""
+    children = [agent_connector(**options), *map(dict, connectors)]
     return {
         "kv_connector": "MultiConnector",
         "kv_role": "kv_both",

@@ -61,10 +61,7 @@ class EngineSide:
         self._prompts = Prompts()
         self._directives = Directives(self._books, self._prompts)
         self._rates = Rates(
-            sequences_at_once=config.scheduler_config.max_num_seqs,
-            lower=bool(lower),
-            host_s_per_token=options.host_s_per_token,
-            storage_s_per_token=options.storage_s_per_token,
+            options, sequences_at_once=config.scheduler_config.max_num_seqs, lower=bool(lower)
         )
         self._feed = Feed(secrets.token_hex(8), self._books.residency.snapshot)
         self._requests: dict[str, Request] = {}

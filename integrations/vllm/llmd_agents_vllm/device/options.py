@@ -27,6 +27,13 @@ class Options(BaseModel):
     worth it. Unset: a tenth of what computing it takes."""
     storage_s_per_token: Cost | None = None
     """The same for the storage tier."""
+    prefill_s_per_token: Cost | None = None
+    """What computing a token of a prompt takes, in seconds: with the two below it tells the router when a
+    fork should spread. Unset, each is learned from how long the engine's steps take."""
+    step_s: Cost | None = None
+    """What one decoding step takes, in seconds, whatever is in it."""
+    decode_s_per_seq: Cost | None = None
+    """What each sequence adds to it."""
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Self:

@@ -4,6 +4,8 @@ from typing import Final
 
 from llmd_agents.hints import EngineRates
 
+from .options import Options
+
 MEMORY: Final = 0.01
 """Weight of the latest step, once there have been many: what else runs on the machine comes and goes."""
 
@@ -28,23 +30,15 @@ class Rates:
     """Learns from the time between two schedules that follow each other without a pause.
 
     Args:
+        stated: what the operator says that things cost; it stands in place of what is learned.
         sequences_at_once: how many sequences one step can generate for.
-        host_s_per_token, storage_s_per_token: as the operator says; None where unknown.
         lower: whether there are tiers below the device.
     """
 
-    def __init__(
-        self,
-        *,
-        sequences_at_once: int,
-        lower: bool,
-        host_s_per_token: float | None,
-        storage_s_per_token: float | None,
-    ) -> None:
+    def __init__(self, stated: Options, *, sequences_at_once: int, lower: bool) -> None:
+        self._stated = stated
         self._at_once = sequences_at_once
         self._lower = lower
-        self._host = host_s_per_token
-        self._storage = storage_s_per_token
         self._prefill = PREFILL_S
         self._prefills = 0
         self._decode = _Line(STEP_S, SEQUENCE_S)
@@ -76,18 +70,25 @@ class Rates:
 
     @property
     def now(self) -> EngineRates:
-        loading = self._prefill * LOADING_SHARE if self._lower else None
+        stated = self._stated
+        # Those that find no place take turns: then each costs its share of a full step.
+        sequence = max(self._decode.slope, self._decode.at(self._at_once) / self._at_once)
+        prefill = _first(stated.prefill_s_per_token, self._prefill)
+        loading = prefill * LOADING_SHARE if self._lower else None
         return EngineRates(
-            prefill_s_per_token=self._prefill,
-            step_s=self._decode.at(0),
-            # Those that find no place take turns: then each costs its share of a full step.
-            decode_s_per_seq=max(self._decode.slope, self._decode.at(self._at_once) / self._at_once),
+            prefill_s_per_token=prefill,
+            step_s=_first(stated.step_s, self._decode.at(0)),
+            decode_s_per_seq=_first(stated.decode_s_per_seq, sequence),
             # As part of what a sequence costs.
             decode_s_per_context_token=0.0,
-            host_s_per_token=loading if self._host is None else self._host,
-            storage_s_per_token=loading if self._storage is None else self._storage,
+            host_s_per_token=stated.host_s_per_token or loading,
+            storage_s_per_token=stated.storage_s_per_token or loading,
             peer_s_per_token=None,
         )
+
+
+def _first(stated: float | None, learned: float) -> float:
+    return learned if stated is None else stated
 
 
 def _weight(count: int) -> float:

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from llmd_agents_vllm.device.options import Options
 from llmd_agents_vllm.device.rates import PREFILL_S, SEQUENCE_S, STEP_S, Rates
 
 STEP, SEQUENCE, TOKEN = 1.2e-3, 3e-4, 2e-5
@@ -12,10 +13,10 @@ STEP, SEQUENCE, TOKEN = 1.2e-3, 3e-4, 2e-5
 class Engine:
     """Makes steps that take what they cost; `noise` is a share of that."""
 
-    def __init__(self, *, lower: bool = False, noise: float = 0.0, at_once: int = 1000) -> None:
-        self.rates = Rates(
-            sequences_at_once=at_once, lower=lower, host_s_per_token=None, storage_s_per_token=None
-        )
+    def __init__(
+        self, *, lower: bool = False, noise: float = 0.0, at_once: int = 1000, **stated: float
+    ) -> None:
+        self.rates = Rates(Options(**stated), sequences_at_once=at_once, lower=lower)
         self._noise = noise
         self._random = random.Random(0)
         self._now = 0.0
@@ -89,3 +90,15 @@ def test_a_pause_is_no_step() -> None:
         engine.rates.scheduled(at * 3.0, 0, 2)
         engine.rates.paused()
     assert engine.rates.now == before
+
+
+def test_what_the_operator_states_stands() -> None:
+    engine = Engine(
+        lower=True, prefill_s_per_token=1e-3, step_s=0.5, decode_s_per_seq=0.25, storage_s_per_token=2e-3
+    )
+    engine.steps(*[1, 4] * 100)
+    engine.steps(2, 2, prompt_tokens=500)
+    now = engine.rates.now
+    assert (now.prefill_s_per_token, now.step_s, now.decode_s_per_seq) == (1e-3, 0.5, 0.25)
+    assert now.host_s_per_token == pytest.approx(1e-4)
+    assert now.storage_s_per_token == 2e-3
