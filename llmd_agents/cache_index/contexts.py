@@ -31,7 +31,8 @@ class Name:
     Attributes:
         tokens: from the start of the prompt to its end.
         users: running requests that name it.
-        living: names that extend it and are not dead.
+        extended: names that extend it.
+        living: those of them that are not dead.
         dead: released, and not used since.
         estimate: of its next use; None from that use on.
     """
@@ -42,6 +43,7 @@ class Name:
     run: "Run"
     parent: "Name | None"
     users: int = 0
+    extended: int = 0
     living: int = 0
     dead: bool = False
     estimate: Estimate | None = None
@@ -158,12 +160,15 @@ class Contexts:
 
     def shared_blocks(self, name: Name, hashes: Sequence[bytes]) -> int:
         """Returns how many full blocks a prompt shares with the context of a name, from their start."""
+        end = name.run.end
+        if end <= len(hashes) and self._runs.get(hashes[end - 1]) is name.run:
+            return end
         path = set(_up(name.run))
-        low, high = 0, min(name.run.end, len(hashes))
+        low, high = 0, min(end, len(hashes))
         while low < high:  # a block's hash covers all before it, so that sharing ends once
             middle = (low + high + 1) // 2
             run = self._runs.get(hashes[middle - 1])
-            if run is not None and run in path and middle <= name.run.end:
+            if run is not None and run in path:
                 low = middle
             else:
                 high = middle - 1
@@ -176,6 +181,10 @@ class Contexts:
     def named(self, digest: bytes, scope: str | None) -> Sequence[Name]:
         """Returns a digest's names, one for each run of blocks that it has stood for."""
         return tuple(self._names.get((digest, scope), ()))
+
+    def knows(self, name: Name) -> bool:
+        """Returns whether a name has not been forgotten, with the last of its blocks, since it was had."""
+        return name.run.names.get(name.digest) is name and name.run in self.runs
 
     def path(self, name: Name) -> list[bytes]:
         """Returns the hashes of all full blocks before the name's end."""
@@ -215,6 +224,8 @@ class Contexts:
     def advanced(self, user: CacheUser, registered: int, now: float) -> None:
         """Notes that the blocks of a request up to `registered` are on the device now."""
         boundaries, hashes, size = user.boundaries, user.hashes, self._block_size
+        while user.names and not self.knows(user.names[-1]):
+            user.names.pop()
         at = user.registered
         for index in range(user.boundary, len(boundaries)):
             end = boundaries[index][1] // size
@@ -490,35 +501,36 @@ class Contexts:
         return head
 
     def _add(self, run: Run, digest: bytes, tokens: int, scope: str | None, parent: Name | None) -> Name:
+        if parent is not None:
+            parent.extended += 1
+            parent.living += 1
         if len(run.names) >= NAMES_PER_RUN_MAX:
             self._forget_a_name(run)
         run.tail_of = None
         name = run.names[digest] = Name(digest, scope, tokens, run, parent)
         self._names.setdefault((digest, scope), {})[name] = None
-        if parent is not None:
-            parent.living += 1
         for level in range(self._levels):
             if run.resident[level]:
                 self._residency.came(name.digest, scope, tokens, level)
         return name
 
     def _forget_a_name(self, run: Run) -> None:
-        parents = {name.parent for name in run.names.values()}
-        ends = {name.parent for child in run.children for name in child.names.values()}
-        for name in run.names.values():
-            if not name.users and name not in parents and name not in ends:
-                for level in range(self._levels):
-                    if run.resident[level]:
-                        self._residency.went(name.digest, name.scope, name.tokens, level)
-                self._remove(name)
-                del run.names[name.digest]
-                return
+        """Forgets the oldest name that nothing needs, and those before it in this run that only it needed."""
+        at = next((name for name in run.names.values() if _unneeded(name)), None)
+        while at is not None and at.run is run and _unneeded(at):
+            for level in range(self._levels):
+                if run.resident[level]:
+                    self._residency.went(at.digest, at.scope, at.tokens, level)
+            self._remove(at)
+            del run.names[at.digest]
+            at = at.parent
 
     def _remove(self, name: Name) -> None:
         self.estimated.pop(name, None)
         name.estimate = None
-        if name.parent is not None and not name.dead:
-            name.parent.living -= 1
+        if name.parent is not None:
+            name.parent.extended -= 1
+            name.parent.living -= not name.dead
         key = (name.digest, name.scope)
         others = self._names[key]
         del others[name]
@@ -600,6 +612,10 @@ def _up(run: Run) -> Iterator[Run]:
     while at is not None:
         yield at
         at = at.parent
+
+
+def _unneeded(name: Name) -> bool:
+    return not name.users and not name.extended
 
 
 def _expired(name: Name, now: float) -> bool:
