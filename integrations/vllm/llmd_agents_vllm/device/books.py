@@ -35,6 +35,8 @@ ORDER_S_PER_RUN: Final = 150e-6
 fifth of that where a request needs more blocks than are in order."""
 
 DYING_MAX: Final = 4096
+DYING_AT_ONCE: Final = 64
+"""After so many dead contexts that were in use, the engine gets its turn."""
 
 LOWER_ONLY_PER_BLOCK: Final = 4
 """Blocks that only lower tiers hold are remembered up to this many for each block of the device."""
@@ -139,6 +141,10 @@ class Books:
         if full > use.registered:
             began = len(use.names)
             self.contexts.advanced(use, full, now)
+            for index in range(use.registered, full):
+                # Where all attention slides, the blocks before the window are not kept.
+                if not self.pool.has(use.hashes[index]):
+                    self.look(use.hashes[index])
             use.registered = full
             self.contexts.used(use.hashes, full, now)
             self._own(use, use.names[began:])
@@ -181,8 +187,8 @@ class Books:
             for forgotten in (self._below_only, self._dying, self._ended):
                 forgotten.clear()
             self.cleared = True
-        self._safe -= given.allocated
-        self._changes += given.allocated
+        self._safe -= given.taken
+        self._changes += given.taken
         for block_hash in given.evicted:
             self.look(block_hash)
 
@@ -234,6 +240,8 @@ class Books:
     # --- inside
 
     def _leave(self, use: Use, now: float) -> None:
+        # What a streaming session has taken back is none of it any more.
+        use.registered = min(use.registered, len(use.hashes))
         self._changes += use.registered
         if use.registered and self.contexts.has(use.hashes[use.registered - 1]):
             self.contexts.left(use, now)
@@ -265,14 +273,18 @@ class Books:
             self._order(max(blocks, self._at_once), now)
 
     def _end_what_has_ended(self) -> None:
+        # Whatever has been given up in the meantime is nobody's business any more.
         ended, self._ended = self._ended, []
         for hints, names, said in ended:
-            self._foretell(hints, names, said)
-        for name, keep in list(self._dying.items()):
-            if name.dead and self.pool.in_use(name.run.blocks[-1]):
-                continue  # it is being copied to a tier below, for one
-            del self._dying[name]
-            if name.dead:
+            if known := [name for name in names if self.contexts.knows(name)]:
+                self._foretell(hints, known, said)
+        for _ in range(min(len(self._dying), DYING_AT_ONCE)):
+            name, keep = self._dying.popitem(last=False)
+            if not name.dead or not self.contexts.knows(name):
+                continue
+            if self.pool.in_use(name.run.blocks[-1]):
+                self._dying[name] = keep  # it is being copied to a tier below, for one
+            else:
                 self._die(name, keep)
 
     def _order(self, blocks: int, now: float) -> None:

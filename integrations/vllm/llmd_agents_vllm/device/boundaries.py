@@ -7,8 +7,15 @@ known is its share of the bytes.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from llmd_agents.cache_index import Contexts
+
+NAMES_MAX: Final = 8
+"""Of what one digest has stood for, the newest are looked at."""
+
+LINKS_PER_BLOCK_MAX: Final = 64
+"""Of the links that end within one block, the newest count: no template gets more messages into one."""
 
 
 def boundaries(
@@ -32,11 +39,12 @@ def boundaries(
     # The whole prompt ends where it ends, whatever else the last link has stood for.
     ends[-1] = prompt_tokens
     found: list[tuple[bytes, int]] = []
-    from_bytes = from_tokens = 0
+    from_bytes = from_tokens = following = 0
     for index, (digest, size) in enumerate(links):
         end = ends[index]
         if end is None:
-            following = next(at for at in range(index + 1, len(links)) if ends[at] is not None)
+            if following <= index:
+                following = next(at for at in range(index + 1, len(links)) if ends[at] is not None)
             to_bytes, to_tokens = links[following][1], ends[following]
             assert to_tokens is not None
             share = (size - from_bytes) / max(to_bytes - from_bytes, 1)
@@ -44,7 +52,12 @@ def boundaries(
         end = min(max(end, from_tokens), prompt_tokens)
         found.append((digest, end))
         from_bytes, from_tokens = size, end
-    return tuple(found)
+    return tuple(
+        link
+        for index, link in enumerate(found)
+        if index + LINKS_PER_BLOCK_MAX >= len(found)
+        or found[index + LINKS_PER_BLOCK_MAX][1] // block_size > link[1] // block_size
+    )
 
 
 def _known(
@@ -52,7 +65,7 @@ def _known(
 ) -> int | None:
     """Returns the least end that overlaps with earlier prompts allow; None for a digest that is new."""
     least: int | None = None
-    for name in contexts.named(digest, scope):
+    for name in contexts.named(digest, scope)[-NAMES_MAX:]:
         shared = contexts.shared_blocks(name, hashes)
         whole = shared == name.run.end
         end = name.tokens if whole else shared * block_size

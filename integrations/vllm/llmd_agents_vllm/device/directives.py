@@ -13,6 +13,9 @@ from .prompts import Prompts
 AHEAD_SHARE: Final = 2
 """One part in so many of the device's blocks may be brought ahead of use at once."""
 
+AHEAD_S: Final = 120.0
+"""What nobody has told of by then is not on its way any more: whoever was to tell is gone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
@@ -36,7 +39,8 @@ class Directives:
     def __init__(self, books: Books, prompts: Prompts) -> None:
         self._books = books
         self._prompts = prompts
-        self._ahead = 0
+        self._ahead: list[tuple[int, float]] = []
+        """Blocks of each context on its way, and when that began."""
 
     @property
     def supported(self) -> tuple[str, ...]:
@@ -49,16 +53,20 @@ class Directives:
         Returns:
             What became of it; or what is to be brought ahead, of which `arrived` must be told.
         """
+        self._ahead = [(blocks, began) for blocks, began in self._ahead if now - began < AHEAD_S]
         answer = self._act(action_id, directive, now)
         if isinstance(answer, Ahead):
-            self._ahead += self._blocks(answer.tokens)
+            self._ahead.append((self._blocks(len(answer.tokens)), now))
             return answer
         result, reason, tokens = answer
         return DirectiveOutcome(action_id=action_id, outcome=result, reason=reason, tokens=tokens)
 
     def arrived(self, tokens: int) -> None:
         """Notes that a context that was to be brought ahead is there, or will not come."""
-        self._ahead = max(0, self._ahead - -(-tokens // self._books.block_size))
+        blocks = self._blocks(tokens)
+        at = next((index for index, (each, _) in enumerate(self._ahead) if each == blocks), None)
+        if at is not None:
+            del self._ahead[at]
 
     def _act(self, action_id: str, directive: Directive, now: float) -> Answer | Ahead:
         match directive:
@@ -98,8 +106,9 @@ class Directives:
         prompt = self._prompts.find(digest, scope)
         if prompt is None:
             return "rejected", "this engine remembers no prompt with it", None
-        blocks = self._blocks(prompt.tokens)
-        if blocks > min(books.pool.size // AHEAD_SHARE - self._ahead, books.pool.free):
+        blocks = self._blocks(len(prompt.tokens))
+        on_their_way = sum(each for each, _ in self._ahead)
+        if blocks > min(books.pool.size // AHEAD_SHARE - on_their_way, books.pool.free):
             return "rejected", "reading ahead may take no more room now", None
         return Ahead(action_id, prompt.tokens, prompt.salt)
 
@@ -146,5 +155,5 @@ class Directives:
             else None
         )
 
-    def _blocks(self, tokens: Sequence[int]) -> int:
-        return -(-len(tokens) // self._books.block_size)
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self._books.block_size)

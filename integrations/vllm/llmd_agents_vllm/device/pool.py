@@ -1,6 +1,6 @@
 """vLLM's block pool, as far as the order of eviction concerns it. Everything private to vLLM is used here."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +84,10 @@ class DevicePool:
             queue.remove(block)
         queue.prepend_n(list(blocks))
 
-    def evict(self, blocks: "Iterable[KVCacheBlock]") -> None:
-        """Forgets what free blocks hold."""
+    def evict(self, blocks: "Sequence[KVCacheBlock]") -> None:
+        """Forgets what free blocks hold, and puts them to use before any that hold something."""
         self._pool.evict_blocks({block.block_id for block in blocks})
+        self.give_up_next(blocks)
 
     def _block(self, block_hash: bytes, group: int) -> "KVCacheBlock | None":
         key = make_block_hash_with_group_id(block_hash, group)
@@ -97,12 +98,12 @@ class DevicePool:
 class Given:
     """
     Attributes:
-        allocated: blocks that were taken from the queue for new content.
+        taken: blocks that requests have taken from the queue, for what they hold or for new content.
         evicted: hashes of those that held context.
         cleared: the whole cache was reset, before all of that.
     """
 
-    allocated: int = 0
+    taken: int = 0
     evicted: list[bytes] = field(default_factory=list)
     cleared: bool = False
 
@@ -126,10 +127,11 @@ class _Watcher:
         self._pass_on("on_block_evicted", block)
 
     def on_block_allocated(self, block: "KVCacheBlock") -> None:
-        self._given.allocated += 1
+        self._given.taken += 1
         self._pass_on("on_block_allocated", block)
 
     def on_block_accessed(self, block: "KVCacheBlock") -> None:
+        self._given.taken += block.ref_cnt == 1  # it was free until now
         self._pass_on("on_block_accessed", block)
 
     def reset(self) -> None:

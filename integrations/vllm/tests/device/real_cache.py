@@ -9,7 +9,13 @@ from vllm import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+    SlidingWindowSpec,
+)
 from vllm.v1.request import Request
 
 from llmd_agents.hints import Hints, residency_scope
@@ -31,6 +37,7 @@ class RealCache:
 
     Args:
         num_blocks: of four tokens each, besides the null block.
+        window: of the attention, in tokens; all of it if None.
     """
 
     def __init__(
@@ -41,8 +48,12 @@ class RealCache:
         budget: float = 1.0,
         scope_budget: float = 1.0,
         at_once: int = 64,
+        window: int | None = None,
     ) -> None:
-        spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=1, dtype=torch.float32)
+        shape: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
+        spec: KVCacheSpec = FullAttentionSpec(block_size=BLOCK, **shape)
+        if window is not None:
+            spec = SlidingWindowSpec(block_size=BLOCK, **shape, sliding_window=window)
         group = KVCacheGroupSpec(["layer"], spec)
         config = KVCacheConfig(num_blocks=num_blocks + 1, kv_cache_tensors=[], kv_cache_groups=[group])
         self.manager = KVCacheManager(
@@ -109,11 +120,20 @@ class RealCache:
 
     def end(self, request_id: str) -> int:
         """Ends a request; returns how many of its prompt's tokens were cached."""
+        cached = self.free(request_id)
+        self.books.settle(self.now)
+        return cached
+
+    def free(self, request_id: str) -> int:
+        """Ends a request as vLLM does: the books hear of it before its blocks are free, and not after."""
         request, cached = self._running.pop(request_id)
         self.books.finished(request_id, self.now)
         self.manager.free(request)
-        self.books.settle(self.now)
         return cached
+
+    def take(self, blocks: int) -> None:
+        """Takes blocks and gives them back, as running requests do between two looks of the books."""
+        self.pool.free_blocks(self.pool.get_new_blocks(blocks))
 
     def run(self, prompt: Sequence[int], ends: Sequence[tuple[str, int]] = (), **said: Any) -> int:
         """Runs a request to its end; returns how many of its prompt's tokens were cached."""

@@ -17,8 +17,13 @@ from llmd_agents.hints import (
     Segment,
     SegmentType,
     Step,
+    Warm,
     residency_scope,
 )
+from llmd_agents_vllm.device.boundaries import LINKS_PER_BLOCK_MAX
+from llmd_agents_vllm.device.directives import AHEAD_S, Ahead, Directives
+from llmd_agents_vllm.device.prompts import Prompts
+from llmd_agents_vllm.device.use import Use
 from tests.device.real_cache import BLOCK, RealCache, digest
 
 
@@ -212,8 +217,121 @@ def test_a_reset_forgets_everything() -> None:
     assert digest("a") in cache.resident()
 
 
+@pytest.mark.parametrize("said", [Next.TOOL, Next.END])
+def test_what_was_given_up_before_its_request_was_seen_to_end_leaves_nothing(said: Next) -> None:
+    cache = RealCache(16)
+    links = [("shared", 16), ("a", 32)]
+    request_id = cache.start(prompt("a", 8 * BLOCK), links, hints=hints(next_=said, after=5.0))
+    assert request_id is not None
+    cache.free(request_id)
+    cache.take(16)
+    cache.books.settle(cache.now)
+    assert not cache.books.contexts.runs
+    assert not cache.books.contexts.dead
+    assert not cache.books.contexts.estimated
+
+
+def test_a_name_that_was_given_up_is_counted_out_once() -> None:
+    cache = RealCache(16)
+    request_id = cache.start(prompt("a", 8 * BLOCK), [("shared", 16), ("a", 32)], hints=hints(next_=Next.END))
+    assert request_id is not None
+    cache.free(request_id)
+    cache.take(12)  # all that follows what is shared is among them
+    cache.books.settle(cache.now)
+    (shared,) = cache.books.contexts.named(digest("shared"), None)
+    assert shared.living == 0
+    assert cache.books.release(release("shared")) == ("applied", None, 16)
+
+
+def test_blocks_that_are_found_bad_while_a_request_uses_them_are_forgotten() -> None:
+    cache = RealCache(16)
+    links = [("shared", 16), ("a", 32)]
+    request_id = cache.start(prompt("a", 8 * BLOCK), links, hints=hints(next_=Next.TOOL, after=5.0))
+    assert request_id is not None
+    cache.pool.evict_blocks({block.block_id for block in cache.pool.blocks[1:9]})
+    cache.books.settle(cache.now)
+    cache.end(request_id)
+    assert not cache.books.contexts.runs
+    assert not cache.books.contexts.estimated
+
+
+def test_what_a_request_takes_up_again_is_in_nobodys_way() -> None:
+    cache = RealCache(40, at_once=1)
+    cache.run(prompt("kept", 8 * BLOCK), [("kept", 32)])
+    cache.run(prompt("other", 16 * BLOCK + 1), [("other", 16 * BLOCK)])
+    flood(cache, 16)
+    cache.now += 30
+    cache.books.retain(retain("kept", after=5.0), cache.now)
+    cache.books.prepare(24, cache.now + 1)  # "other" is the next to go
+    cache.now += 2
+    assert cache.run(prompt("other", 16 * BLOCK + 1)) == 16 * BLOCK
+    cache.run(prompt("new", 12 * BLOCK))
+    assert digest("kept") in cache.resident()
+
+
+def test_what_is_demoted_makes_room_for_what_comes_next() -> None:
+    cache = RealCache(16)
+    cache.run(prompt("old", 8 * BLOCK), [("old", 32)])
+    cache.run(prompt("new", 8 * BLOCK), [("new", 32)])
+    (name,) = cache.books.contexts.named(digest("new"), None)
+    assert cache.books.give_up(cache.books.contexts.path(name)) == 0
+    cache.run(prompt("next", 8 * BLOCK))
+    assert set(cache.resident()) == {digest("old")}
+
+
+def test_where_all_attention_slides_only_the_window_is_there() -> None:
+    cache = RealCache(64, window=8)
+    first = prompt("p", 10 * BLOCK)
+    cache.run(first, [("p", 40)])
+    hashes = cache.books.contexts.path(cache.books.contexts.named(digest("p"), None)[0])
+    cache.books.give_up(hashes[:5])
+    assert cache.run(first + prompt("q", 8), [("p", 40), ("q", 48)]) == 40
+    check_blocks(cache)
+    assert cache.resident() == {}
+
+
+def test_a_session_that_takes_tokens_back_still_ends() -> None:
+    cache = RealCache(16)
+    request_id = cache.start(prompt("a", 8 * BLOCK), [("a", 32)])
+    assert request_id is not None
+    use = cache.books.known(request_id)
+    assert use is not None
+    assert isinstance(use.hashes, list)
+    del use.hashes[6:]
+    cache.end(request_id)
+
+
+def test_of_endless_links_within_one_block_the_newest_count() -> None:
+    cache = RealCache(64)
+    links = [(f"{link}", 16) for link in range(500)] + [("last", 32)]
+    cache.run(prompt("same", 8 * BLOCK), links)
+    names = [name.digest for run in cache.books.contexts.runs for name in run.names.values()]
+    assert names == [digest(f"{link}") for link in range(500 - LINKS_PER_BLOCK_MAX, 500)] + [digest("last")]
+
+
+def test_a_context_on_its_way_of_which_nobody_tells_is_forgotten_in_the_end() -> None:
+    cache = RealCache(16)
+    prompts = Prompts()
+    directives = Directives(cache.books, prompts)
+    for name in ("a", "b"):
+        use = Use(hashes=(), prompt=prompt(name, 32), links=(), scope=None, boundaries=((digest(name), 32),))
+        prompts.note(use)
+
+    def warm(name: str, now: float) -> bool:
+        return isinstance(directives.carry_out("x", Warm(digest=digest(name)), now), Ahead)
+
+    assert warm("a", 0.0)
+    assert not warm("b", 1.0)
+    directives.arrived(32)
+    assert warm("b", 2.0)
+    assert not warm("a", 3.0)
+    assert warm("a", 3.0 + AHEAD_S)
+
+
 actions = st.lists(
     st.one_of(
+        st.tuples(st.just("end unseen"), st.integers(0, 5), st.integers(0, 24)),
+        st.tuples(st.just("bad block"), st.integers(1, 24), st.just(0)),
         st.tuples(st.just("start"), st.integers(0, 5), st.integers(1, 40)),
         st.tuples(st.just("end"), st.integers(0, 5), st.just(0)),
         st.tuples(st.just("retain"), st.integers(0, 5), st.integers(0, 40)),
@@ -237,10 +355,16 @@ def test_books_and_pool_agree_whatever_happens(moves: list[tuple[str, int, int]]
         match kind:
             case "start":
                 ends = [(f"{which % 3}/{at}", at) for at in range(5, length, 5)] + [(name, length)]
-                request_id = cache.start(family[:length] + ([7] if which > 2 else []), ends)
+                said = (None, hints(next_=Next.TOOL, after=3.0), hints(next_=Next.END))[length % 3]
+                request_id = cache.start(family[:length] + ([7] if which > 2 else []), ends, hints=said)
                 running += [request_id] if request_id is not None else []
             case "end" if running:
                 cache.end(running.pop(which % len(running)))
+            case "end unseen" if running:
+                cache.free(running.pop(which % len(running)))
+                cache.take(min(length, cache.pool.get_num_free_blocks()))
+            case "bad block":
+                cache.pool.evict_blocks({which})
             case "retain":
                 cache.books.retain(retain(name, after=float(length)), cache.now)
             case "release":
@@ -266,6 +390,19 @@ def check(cache: RealCache, running: list[str]) -> None:
     assert all(block.ref_cnt == 0 for block in free)
     held = sum(block.ref_cnt > 0 for block in cache.pool.blocks if not block.is_null)
     assert held + len(free) == 24
+    check_blocks(cache)
+    contexts = cache.books.contexts
+    names = [name for run in contexts.runs for name in run.names.values()]
+    for name in names:
+        extending = [other for other in names if other.parent is name]
+        assert name.extended == len(extending)
+        assert name.living == sum(not other.dead for other in extending)
+    assert all(contexts.knows(name) for name in contexts.estimated)
+    assert all(run in contexts.runs for run in contexts.dead)
+    assert all(run.present or run.children for run in contexts.runs)
+
+
+def check_blocks(cache: RealCache) -> None:
     contexts = cache.books.contexts
     for run in contexts.runs:
         for block_hash in run.blocks:
