@@ -14,4 +14,5 @@ def test_the_context_of_a_fork_is_computed_once_on_each_engine(engines: Fleet) -
     for one in used:
         assert one.cached >= (one.requests - 1) * run.shared, f"computed more than once: {one}"
     assert set(summed(used)) == {"device"}
-    assert run.directives["warm"] == {"applied": len(run.engines) - 1}, "the others were not warmed up"
+    assert run.directives["warm"].keys() == {"applied"}
+    assert run.directives["warm"]["applied"] >= len(run.engines) - 1, "the others were not warmed up"
