@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .trial import run_trial
 
@@ -41,7 +42,10 @@ def run_trials(
             _pass_on(reader, on_progress)
         while reader.poll():
             _pass_on(reader, on_progress)
-        return result.get()
+        outcomes = result.get()
+        pool.close()
+        pool.join()
+        return outcomes
 
 
 def run_trial_in_worker(scenario: Scenario, trial: Trial) -> dict[str, Outcome]:
@@ -65,10 +69,13 @@ def _start(writer: Connection) -> None:
     if hasattr(os, "setpgrp"):
         # A group of its own: Ctrl-C is for the command to handle, and forks can be ended with their parent.
         os.setpgrp()
-        signal.signal(signal.SIGTERM, _end_group)
+        # Waited for in a thread: a handler would not run if the signal came just before the main one blocks.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_group_when_told, daemon=True).start()
 
 
-def _end_group(*_: Any) -> None:
+def _end_group_when_told() -> None:
+    signal.sigwait({signal.SIGTERM})
     os.killpg(0, signal.SIGKILL)
 
 
