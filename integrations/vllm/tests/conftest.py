@@ -20,21 +20,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-SERVERS = Path(__file__).parent / "servers"
-
 TRACES = Path(__file__).parents[4] / "shared" / "traces"
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets what shares an engine run in one process, where several run tests: a file, or a folder of servers.
-
-    The servers come first, since they take longest.
-    """
-    items.sort(key=lambda item: SERVERS not in item.path.parents)
-    for item in items:
-        group = item.path.parent if SERVERS in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(group.stem))
 
 
 @pytest.fixture(scope="session", autouse=True)
