@@ -4,7 +4,7 @@ vLLM's own look-up walks the prefix block by block, which is too much to repeat 
 evicted from a prefix's end, so the boundary between present and missing ones is sought from where it was.
 """
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -42,11 +42,13 @@ class EnginePrefix:
     _groups: list[int]
     _scale: int
     """Hashes per block; each hash covers the whole prefix before it."""
-    _lower: Container[bytes]
-    """Hashes of blocks that could be loaded."""
+    _loadable: Callable[[bytes], bool] | None
+    """Whether a block could be loaded, by its hash."""
 
     @classmethod
-    def of(cls, cache: KVCacheManager, hash_block_size: int, lower: Container[bytes] = ()) -> Self | None:
+    def of(
+        cls, cache: KVCacheManager, hash_block_size: int, loadable: Callable[[bytes], bool] | None = None
+    ) -> Self | None:
         """Returns None for a cache without prefixes or full attention, where nothing counts as cached."""
         managers = [
             manager
@@ -56,7 +58,7 @@ class EnginePrefix:
         if not managers or not cache.enable_caching:
             return None
         size = managers[0].block_size
-        return cls(size, cache, [managers[0].kv_cache_group_id], size // hash_block_size, lower)
+        return cls(size, cache, [managers[0].kv_cache_group_id], size // hash_block_size, loadable)
 
     def present(self, request: Request, before: int) -> int:
         if not self._cache.prefix_cache_lookup_enabled(request):
@@ -65,7 +67,9 @@ class EnginePrefix:
 
         def present(index: int) -> bool:
             block = hashes[(index + 1) * scale - 1]
-            return pool.get_cached_block(block, self._groups) is not None or block in self._lower
+            if pool.get_cached_block(block, self._groups) is not None:
+                return True
+            return self._loadable is not None and self._loadable(block)
 
         return boundary(self._usable(request), before, present)
 

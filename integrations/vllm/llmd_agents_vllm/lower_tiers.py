@@ -10,22 +10,18 @@ from .offload.policy import AgentOffloadPolicy, policy_of_process
 
 
 class HostTier:
-    """What vLLM's offloading keeps under `AgentOffloadPolicy`.
-
-    Args:
-        changed: told of every block that came or went.
-    """
+    """What vLLM's offloading keeps under `AgentOffloadPolicy`."""
 
     tier = Tier.HOST
 
-    def __init__(self, policy: AgentOffloadPolicy, changed: Callable[[bytes], None]) -> None:
+    def __init__(self, policy: AgentOffloadPolicy) -> None:
         self._policy = policy
-        self._changed = changed
-        self._held: set[bytes] = set()
-        policy.watch(self._note)
 
     def holds(self, block_hash: bytes) -> bool:
-        return block_hash in self._held
+        return self._policy.holds(block_hash)
+
+    def watch(self, changed: Callable[[bytes], None]) -> None:
+        self._policy.watch(lambda block_hash, _: changed(block_hash))
 
     def estimated(self, hashes: Sequence[bytes], name: Name) -> None:
         self._policy.estimated(hashes, name.estimate)
@@ -33,16 +29,11 @@ class HostTier:
     def released(self, hashes: Sequence[bytes]) -> None:
         self._policy.released(hashes)
 
-    def _note(self, block_hash: bytes, resident: bool) -> None:
-        if resident:
-            self._held.add(block_hash)
-        else:
-            self._held.discard(block_hash)
-        self._changed(block_hash)
-
 
 class StorageTier:
-    """What is in a shared directory. It is everybody's, so that neither estimates nor deaths concern it."""
+    """What is in a shared directory. It is everybody's, so that neither estimates nor deaths concern it; what
+    others do there is seen when it is looked for.
+    """
 
     tier = Tier.STORAGE
 
@@ -52,6 +43,9 @@ class StorageTier:
     def holds(self, block_hash: bytes) -> bool:
         return self._store.holds(block_hash)
 
+    def watch(self, changed: Callable[[bytes], None]) -> None:
+        pass
+
     def estimated(self, hashes: Sequence[bytes], name: Name) -> None:
         pass
 
@@ -59,11 +53,11 @@ class StorageTier:
         pass
 
 
-def lower_tiers(changed: Callable[[bytes], None]) -> list[HostTier | StorageTier]:
+def lower_tiers() -> list[HostTier | StorageTier]:
     """Returns the tiers that this engine has, nearest first."""
     found: list[HostTier | StorageTier] = []
     if (policy := policy_of_process()) is not None:
-        found.append(HostTier(policy, changed))
+        found.append(HostTier(policy))
     if (store := store_of_process()) is not None:
         found.append(StorageTier(store))
     return found

@@ -5,7 +5,7 @@ vllm serve … --scheduler-cls llmd_agents_vllm.scheduler.AgentScheduler
 """
 
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -67,13 +67,11 @@ def rule_of(vllm_config: Any) -> QueueRule:
     return QueueRule.of(additional[OPTIONS])
 
 
-def _host_tier(scheduler: Scheduler) -> Container[bytes]:
-    """Returns the hashes of the blocks that `AgentOffloadPolicy` keeps in host memory, now and later."""
+def _host_tier(scheduler: Scheduler) -> Callable[[bytes], bool] | None:
+    """Returns what tells whether `AgentOffloadPolicy` keeps a block in host memory; None without that."""
     if scheduler.connector is None or check(Part.OFFLOAD) is not None:
-        return ()
+        return None
     from .offload.policy import policy_of_process
 
-    held: set[bytes] = set()
-    if (policy := policy_of_process()) is not None:
-        policy.watch(lambda block, resident: held.add(block) if resident else held.discard(block))
-    return held
+    policy = policy_of_process()
+    return None if policy is None else policy.holds

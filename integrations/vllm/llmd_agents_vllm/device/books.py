@@ -2,8 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from llmd_agents.cache_index import (
@@ -41,7 +40,8 @@ DYING_AT_ONCE: Final = 64
 LOWER_ONLY_PER_BLOCK: Final = 4
 """Blocks that only lower tiers hold are remembered up to this many for each block of the device."""
 
-PROGRAMS_MAX: Final = 4096
+ORIGINS_MAX: Final = 4096
+"""Contexts of which it is remembered who brought them, and whether they outlive their branch."""
 
 
 class LowerTier(Protocol):
@@ -52,6 +52,10 @@ class LowerTier(Protocol):
 
     def holds(self, block_hash: bytes) -> bool: ...
 
+    def watch(self, changed: Callable[[bytes], None]) -> None:
+        """Has `changed` told of every block that comes or goes, as far as the tier hears of it."""
+        ...
+
     def estimated(self, hashes: Sequence[bytes], name: Name) -> None:
         """Blocks were given the estimate of a name."""
         ...
@@ -59,14 +63,6 @@ class LowerTier(Protocol):
     def released(self, hashes: Sequence[bytes]) -> None:
         """Blocks are dead."""
         ...
-
-
-@dataclass(slots=True)
-class _Owner:
-    """The branch that first brought a context."""
-
-    program: str
-    branch: str
 
 
 class Books:
@@ -101,7 +97,8 @@ class Books:
         """The cache was reset; for whoever tells of residency to take note of."""
         self._at_once = min(at_once, pool.size)
         self._uses: dict[str, Use] = {}
-        self._owners: OrderedDict[tuple[bytes, str | None], _Owner] = OrderedDict()
+        self._owners: OrderedDict[tuple[bytes, str | None], tuple[str, str]] = OrderedDict()
+        """Program and branch that first brought a context."""
         self._lasting: OrderedDict[tuple[bytes, str | None], None] = OrderedDict()
         self._below_only: OrderedDict[bytes, None] = OrderedDict()
         self._ended: list[tuple[Hints, list[Name], Fate]] = []
@@ -112,6 +109,8 @@ class Books:
         """Blocks at the head of the queue that go before whatever has been freed since the order was made."""
         self._changes = 0
         """Blocks that have come and gone since."""
+        for below in self.lower:
+            below.watch(self.look)
 
     # --- what requests do
 
@@ -331,10 +330,9 @@ class Books:
             key = (name.digest, name.scope)
             if name.digest in lasting:
                 self._lasting[key] = None
-            if key not in self._owners:
-                self._owners[key] = _Owner(use.hints.program.id, use.hints.step.branch)
+            self._owners.setdefault(key, _branch(use.hints))
         for remembered in (self._lasting, self._owners):
-            while len(remembered) > PROGRAMS_MAX:
+            while len(remembered) > ORIGINS_MAX:
                 remembered.popitem(last=False)
 
     def _foretell(self, hints: Hints, names: Sequence[Name], said: Fate) -> None:
@@ -367,9 +365,7 @@ class Books:
         declared to matter longer."""
         for name in reversed(names):
             key = (name.digest, name.scope)
-            owner = self._owners.get(key)
-            own = owner is not None and (owner.program, owner.branch) == (hints.program.id, hints.step.branch)
-            if not own or key in self._lasting:
+            if self._owners.get(key) != _branch(hints) or key in self._lasting:
                 return name
         return None
 
@@ -387,3 +383,7 @@ class Books:
         ]
         for below in self.lower:
             below.released(dead)
+
+
+def _branch(hints: Hints) -> tuple[str, str]:
+    return hints.program.id, hints.step.branch

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from llmd_agents.cache_index import UNKNOWN, Answer, Name, prefix_named
-from llmd_agents.hints import Demote, Directive, DirectiveOutcome, Prefetch, Release, Retain, Tier, Warm
+from llmd_agents.hints import Demote, Directive, DirectiveOutcome, Prefetch, Release, Retain, Warm
 
 from .books import Books
 from .prompts import Prompts
@@ -86,7 +86,7 @@ class Directives:
 
     def _prefetch(self, action_id: str, directive: Prefetch) -> Answer | Ahead:
         books = self._books
-        level = self._level(directive.tier or "")
+        level = self._level(directive.tier)
         if level is None:
             return "unsupported", f"this engine has no {directive.tier} tier", None
         names = books.contexts.named(directive.digest, directive.scope)
@@ -147,13 +147,10 @@ class Directives:
     def _there(self, names: Sequence[Name], level: int) -> Name | None:
         return next((name for name in names if name.run.resident[level]), None)
 
-    def _level(self, tier: str) -> int | None:
+    def _level(self, tier: str | None) -> int | None:
+        """Returns the level of a lower tier of this engine, by its name."""
         tiers = self._books.residency.tiers
-        return (
-            next((index for index in range(1, len(tiers)) if tiers[index] == Tier(tier)), None)
-            if (tier in {each.value for each in Tier})
-            else None
-        )
+        return next((level for level in range(1, len(tiers)) if tiers[level] == tier), None)
 
     def _blocks(self, tokens: int) -> int:
         return -(-tokens // self._books.block_size)

@@ -48,7 +48,7 @@ class EngineSide:
         main = next((at for at, spec in enumerate(specs) if isinstance(spec, FullAttentionSpec)), 0)
         self._block_size = int(specs[main].block_size)
         self._hash_block_size = int(pool.hash_block_size)
-        lower = lower_tiers(self._lower_changed)
+        lower = lower_tiers()
         self._pool = DevicePool(pool, range(len(specs)), main)
         self._books = Books(
             self._pool,
@@ -151,9 +151,6 @@ class EngineSide:
         )
 
     # --- inside
-
-    def _lower_changed(self, block_hash: bytes) -> None:
-        self._books.look(block_hash)
 
     def _settle(self, now: float) -> None:
         self._books.settle(now)

@@ -176,6 +176,10 @@ class AgentOffloadPolicy(CachePolicy):
         paths = self._keys(block_hashes)
         self._booked(lambda ledger: ledger.released(paths))
 
+    def holds(self, block_hash: bytes) -> bool:
+        """Returns whether a block could be loaded; one whose groups come and go apart, while one is there."""
+        return any(make_offload_key(block_hash, group) in self._ready for group in self._groups)
+
     def watch(self, callback: Watcher) -> None:
         """Tells of block hashes that come to the host tier or leave it; first of all that are there."""
         self._watchers.append(callback)
