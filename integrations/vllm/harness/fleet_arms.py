@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from .connectors import composed, host_tier
 from .engines import EngineOptions
 
 BLOCK_BYTES: Final = 32_768
@@ -74,40 +75,8 @@ class Arm:
     def _connectors(self, size: Size) -> Mapping[str, Any] | None:
         if self.host is None:
             return None
-        host = _host_tier(self.host, size.host_blocks)
-        return _beside_agent_connector(host) if self.connector else host
-
-
-def _host_tier(policy: str, blocks: int) -> dict[str, Any]:
-    """Returns vLLM's own offloading to the host; the spec is ours in all arms, as vLLM's refuses CPUs."""
-    extra: dict[str, Any] = {
-        "spec_name": "AgentOffloadSpec",
-        "spec_module_path": "llmd_agents_vllm.offload.spec",
-        "cpu_bytes_to_use": blocks * BLOCK_BYTES,
-        "eviction_policy": policy,
-    }
-    if policy == "AgentOffloadPolicy":
-        extra["cache_policy_module_path"] = "llmd_agents_vllm.offload.policy"
-    return {
-        "kv_connector": "OffloadingConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": extra,
-        "kv_load_failure_policy": "recompute",
-    }
-
-
-def _beside_agent_connector(storage: Mapping[str, Any]) -> dict[str, Any]:
-    ours = {
-        "kv_connector": "AgentConnector",
-        "kv_role": "kv_both",
-        "kv_connector_module_path": "llmd_agents_vllm.connector",
-    }
-    return {
-        "kv_connector": "MultiConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"connectors": [ours, dict(storage)]},
-        "kv_load_failure_policy": "recompute",
-    }
+        host = host_tier(size.host_blocks * BLOCK_BYTES, self.host)
+        return composed(host) if self.connector else host
 
 
 ARMS: Final[dict[str, Arm]] = {

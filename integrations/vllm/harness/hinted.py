@@ -13,39 +13,6 @@ if TYPE_CHECKING:
 
 Messages = Sequence[Mapping[str, Any]]
 
-AGENT_CONNECTOR: Mapping[str, Any] = {
-    "kv_connector": "AgentConnector",
-    "kv_role": "kv_both",
-    "kv_connector_module_path": "llmd_agents_vllm.connector",
-}
-
-
-def agent_connector(**options: Any) -> dict[str, Any]:
-    """Returns the configuration of `AgentConnector` with options of its own."""
-    return {**AGENT_CONNECTOR, "kv_connector_extra_config": options}
-
-
-def composed(*connectors: Mapping[str, Any], **options: Any) -> dict[str, Any]:
-    """Returns the configuration of `AgentConnector`, with options of its own, beside others."""
-    children = [agent_connector(**options), *map(dict, connectors)]
-    return {
-        "kv_connector": "MultiConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": {"connectors": children},
-        "kv_load_failure_policy": "recompute",
-    }
-
-
-def shared_directory(path: Any) -> dict[str, Any]:
-    """Returns the configuration of `SharedDirectoryConnector`."""
-    return {
-        "kv_connector": "SharedDirectoryConnector",
-        "kv_role": "kv_both",
-        "kv_connector_module_path": "llmd_agents_vllm.directory_store.connector",
-        "kv_connector_extra_config": {"path": str(path)},
-        "kv_load_failure_policy": "recompute",
-    }
-
 
 def body_of(messages: Messages) -> dict[str, Any]:
     return {"model": "tiny", "messages": [dict(message) for message in messages]}

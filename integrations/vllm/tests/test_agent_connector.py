@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.hinted import AGENT_CONNECTOR, asked, carried, digests, directed, tip
+from harness.connectors import AGENT_CONNECTOR
+from harness.hinted import asked, carried, digests, directed, tip
 from harness.in_process import Answer, InProcessEngine, in_process
 from llmd_agents.hints import (
     Demote,

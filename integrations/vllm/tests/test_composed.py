@@ -2,22 +2,11 @@
 
 from pathlib import Path
 
-from harness.hinted import asked, composed, directed, shared_directory, tip
+from harness.connectors import composed, host_tier, shared_directory
+from harness.hinted import asked, directed, tip
 from harness.in_process import in_process
 from llmd_agents.hints import Demote, Prefetch, Retain
 from tests.test_agent_connector import BLOCK, context, flood, run, whole
-
-OFFLOADING = {
-    "kv_connector": "OffloadingConnector",
-    "kv_role": "kv_both",
-    "kv_connector_extra_config": {
-        "spec_name": "AgentOffloadSpec",
-        "spec_module_path": "llmd_agents_vllm.offload.spec",
-        "eviction_policy": "AgentOffloadPolicy",
-        "cache_policy_module_path": "llmd_agents_vllm.offload.policy",
-        "cpu_bytes_to_use": 40_000_000,
-    },
-}
 
 
 def test_a_prefetch_from_storage_makes_a_device_hit(tiny_model: Path, tmp_path: Path) -> None:
@@ -40,7 +29,7 @@ def test_a_prefetch_from_storage_makes_a_device_hit(tiny_model: Path, tmp_path: 
 
 
 def test_estimates_and_the_host_tier_go_together(tiny_model: Path) -> None:
-    with in_process(tiny_model, kv_transfer_config=composed(OFFLOADING)) as engine:
+    with in_process(tiny_model, kv_transfer_config=composed(host_tier(40_000_000))) as engine:
         messages = context("a")
         first = run(engine, messages)
         for at in range(3):

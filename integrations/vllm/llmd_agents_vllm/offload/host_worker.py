@@ -16,7 +16,7 @@ from vllm.v1.kv_offload.base import (
 )
 from vllm.v1.kv_offload.cpu.shared_offload_region import SharedOffloadRegion
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vllm.llmd_agents")
 
 
 class HostMemoryWorker(OffloadingWorker):

@@ -41,7 +41,7 @@ Watcher = Callable[[bytes, bool], None]
 GROUPS_MAX: Final = 1024
 """More groups than a model has: an unlikely group index must not make directives slow."""
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vllm.llmd_agents")
 
 _newest: "weakref.ref[AgentOffloadPolicy] | None" = None
 

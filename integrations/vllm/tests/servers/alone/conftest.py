@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.hinted import agent_connector
+from harness.connectors import agent_connector
 from tests.servers.fleet import COSTS, Fleet, fleet
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.hinted import composed, shared_directory
+from harness.connectors import composed, shared_directory
 from tests.servers.fleet import COSTS, Fleet, fleet
 
 
