@@ -35,6 +35,9 @@ PAUSE_SECONDS = 60.0
 
 UNREACHABLE_PAUSE_SECONDS = 1.0
 
+REFRESH_SECONDS = 10.0
+"""How often an engine is asked again what it can do: what its work costs, it may learn as it goes."""
+
 MESSAGE_ACTIONS_MAX = 256
 """Fewer than the contract allows: writing and reading a message holds other calls up for about 1 ms."""
 
@@ -137,6 +140,8 @@ class Delivery:
             self._look.clear()
             try:
                 self._learn(await self._discover())
+            except _NoUse as failure:
+                self._asked_in_vain(failure)
             except Exception:
                 # No answer of an engine may end this task.
                 log.exception("asking %s for its cache's interface failed; it is left alone", self._name)
@@ -144,34 +149,45 @@ class Delivery:
             await self._look.wait()
 
     async def _discover(self) -> EngineKv | None:
-        try:
-            status, data = await self._exchange("GET", None)
-            if status in _UNSUPPORTED:
-                return None
-            if status != 200:
-                raise _NoUse(f"status {status}")
-            try:
-                return EngineKv.model_validate_json(data)
-            except ValidationError as error:
-                raise _NoUse(first_problem(error)) from None
-        except _NoUse as failure:
-            if not failure.unreachable:
-                self._warn(failure)
-            elif self._is_up():
-                # It may be just starting, before any health check could have found it down.
-                self._look_in(UNREACHABLE_PAUSE_SECONDS)
-            return None
+        """Returns what the engine can do; None if it takes no directives.
 
-    def _learn(self, kv: EngineKv | None) -> None:
+        Raises:
+            _NoUse: if it does not say.
+        """
+        status, data = await self._exchange("GET", None)
+        if status in _UNSUPPORTED:
+            return None
+        if status != 200:
+            raise _NoUse(f"status {status}")
+        try:
+            return EngineKv.model_validate_json(data)
+        except ValidationError as error:
+            raise _NoUse(first_problem(error)) from None
+
+    def _asked_in_vain(self, failure: _NoUse) -> None:
+        if failure.unreachable:
+            # It may be just starting, before any health check could have found it down.
+            pause = UNREACHABLE_PAUSE_SECONDS if self._is_up() else PAUSE_SECONDS
+        elif self._takes:
+            pause = REFRESH_SECONDS
+        else:
+            self._warn(failure)
+            pause = PAUSE_SECONDS
+        if self._takes:
+            # What it has told holds until it takes no directives: one question in vain shows nothing.
+            self._look_in(pause)
+        else:
+            self._learn(None, pause)
+
+    def _learn(self, kv: EngineKv | None, pause: float = PAUSE_SECONDS) -> None:
         self._takes = kv is not None
         self._failures = 0
         if kv is not None:
             self._epoch = kv.epoch
-            self._look_no_more()
+            self._look_in(REFRESH_SECONDS)
         else:
             self.cancel_queued()
-            if self._again is None:
-                self._look_in(PAUSE_SECONDS)
+            self._look_in(pause)
         self._learned(kv)
 
     def _look_in(self, seconds: float) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmd_agents.engine import EngineProfile, EngineServer
-from llmd_agents.serving import Message, Receive, Scope, Send, read_body, send_bytes
-from tests.stack.servers import FAST, small_profile
+from llmd_agents.serving import Receive, Scope, Send, read_body, send_bytes
+from tests.stack.servers import FAST, given_again, small_profile
 
 CHAT = "/v1/chat/completions"
 WARM_UP = b"x-llmd-warm-up"
@@ -77,18 +77,5 @@ class PlainEngine:
                     )
                     await send_bytes(send, 400, message, b"application/json")
                     return
-                receive = _again(data, receive)
+                receive = given_again(data, receive)
         await self.server(scope, receive, send)
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def receive_again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive_again

@@ -1,7 +1,6 @@
 """The router reads its engines' metrics, and minds what it did not send them itself."""
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +12,11 @@ import pytest
 from llmd_agents.router import engine_link
 from llmd_agents.runtime import redecide
 from tests.router.plain_engines import CHAT, PlainEngine
-from tests.stack.servers import Stack, stack
+from tests.stack.servers import Stack, stack, wait_for
 
 
 def body(text: str, **more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [{"role": "user", "content": text}], "max_tokens": 2, **more}
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("nothing of the kind within 10 s")
 
 
 def loads(servers: Stack) -> list[Any]:

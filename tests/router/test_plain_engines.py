@@ -20,8 +20,7 @@ from llmd_agents.hints import (
 )
 from llmd_agents.router import engine_link
 from tests.router.plain_engines import CHAT, PlainEngine
-from tests.router.test_engine_load import wait_for
-from tests.stack.servers import Stack, stack
+from tests.stack.servers import Stack, stack, wait_for
 
 FORK = Forecast(next=Next.FORK, fan_out=200)
 EVENTS = "/v1/agent/events"

@@ -13,7 +13,7 @@ from llmd_agents.router.upstream import Outgoing
 from llmd_agents.router.warm_ups import LOWEST_PRIORITY
 from llmd_agents.serving import in_background
 from tests.router.plain_engines import CHAT, PlainEngine
-from tests.router.test_engine_load import wait_for
+from tests.stack.servers import wait_for
 
 FORK = Forecast(next=Next.FORK, fan_out=200)
 

@@ -7,7 +7,6 @@ import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from typing import Any
@@ -21,7 +20,7 @@ from llmd_agents.engine import EngineServer
 from llmd_agents.hints import Hints, Program, Step, chain, decode_ack, encode_hints, segments_of
 from llmd_agents.router import EngineConfig, Router, RouterConfig, quiet
 from llmd_agents.serving import Receive, Scope, Send, in_background, lifespan
-from tests.stack.servers import Stack, engine_process, get_json, small_profile, stack
+from tests.stack.servers import Stack, engine_process, get_json, small_profile, stack, wait_for
 
 CHAT = "/v1/chat/completions"
 
@@ -212,14 +211,6 @@ def test_residency_follows_the_engines(servers: Stack, http: httpx.Client) -> No
     assert residency()[engine]["tiers"] == {"device": 2002}
     httpx.post(f"{servers.engines[index]}/reset_prefix_cache").raise_for_status()
     wait_for(lambda: residency() == {})
-
-
-def wait_for(condition: Any) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("nothing of the kind within 5 s")
 
 
 # --- tenants

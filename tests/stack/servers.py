@@ -3,7 +3,8 @@
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 
 from llmd_agents.engine import EngineProfile, EngineServer, load_profile
 from llmd_agents.router import EngineConfig, Router, RouterConfig
-from llmd_agents.serving import App, in_background
+from llmd_agents.serving import App, Message, Receive, in_background
 
 FAST = 1000.0
 
@@ -69,3 +70,26 @@ def engine_process(*options: str, stderr: int | None = None) -> Iterator[tuple[s
         process.stdin.close()
         process.stdout.close()
         process.wait(10)
+
+
+def given_again(body: bytes, receive: Receive) -> Receive:
+    """Returns a `receive` for an application that is to get a body which has been read already."""
+    given = False
+
+    async def receive_again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Waits for something that will be true soon."""
+    for _ in range(4000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing of the kind within 40 s")

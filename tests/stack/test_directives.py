@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,8 +38,8 @@ from llmd_agents.hints.directives import DIRECTIVE_TYPES
 from llmd_agents.router import EngineConfig, Router, RouterConfig, delivery, quiet
 from llmd_agents.router.directive_queue import DirectiveQueue
 from llmd_agents.runtime import redecide
-from llmd_agents.serving import Message, Receive, Scope, Send, in_background, read_body, send_bytes
-from tests.stack.servers import FAST, Stack, get_json, small_profile, stack
+from llmd_agents.serving import Receive, Scope, Send, in_background, read_body, send_bytes
+from tests.stack.servers import FAST, Stack, get_json, given_again, small_profile, stack, wait_for
 
 CHAT = "/v1/chat/completions"
 EVENTS = "/v1/agent/events"
@@ -94,7 +93,7 @@ class KvEngine:
         if scope["type"] == "http" and scope["path"] == CHAT:
             body = await read_body(receive, limit=1 << 24)
             self.calls.append(Sent(dict(scope["headers"]), json.loads(body)))
-            receive = _again(body, receive)
+            receive = given_again(body, receive)
         await self.server(scope, receive, send)
 
     async def _kv(self, method: str, receive: Receive, send: Send) -> None:
@@ -127,27 +126,6 @@ class KvEngine:
             raise RuntimeError
         else:
             await send_bytes(send, 200, good, b"application/json")
-
-
-def _again(body: bytes, receive: Receive) -> Receive:
-    given = False
-
-    async def receive_again() -> Message:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return receive_again
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    for _ in range(4000):
-        if condition():
-            return
-        time.sleep(0.01)
-    raise AssertionError("nothing of the kind within 40 s")
 
 
 def body(text: str, **more: Any) -> dict[str, Any]:
@@ -385,6 +363,42 @@ def test_an_engine_is_asked_again_later(
     assert sum(record.levelno >= logging.WARNING for record in caplog.records) == 1
 
 
+def test_an_engine_that_learns_what_its_work_costs_is_asked_now_and_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "REFRESH_SECONDS", 0.05)
+    engine = KvEngine()
+    with ready(engine) as (servers, _):
+        rates = engine.kv.rates
+        assert rates is not None
+        learned = rates.model_copy(update={"prefill_s_per_token": 12.5 * rates.prefill_s_per_token})
+        engine.kv = engine.kv.model_copy(update={"rates": learned})
+
+        def heard() -> bool:
+            kv = servers.brain.runtime.engines["engine-0"].kv
+            return kv is not None and kv.rates == learned
+
+        wait_for(heard)
+
+
+@pytest.mark.parametrize("looking", ["500", "garbage", "hangs"])
+def test_an_engine_that_is_asked_again_in_vain_still_gets_directives(
+    looking: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(delivery, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(delivery, "REFRESH_SECONDS", 0.05)
+    engine = KvEngine()
+    with ready(engine) as (servers, agent):
+        engine.looking, looks = looking, engine.looks
+        wait_for(lambda: engine.looks > looks + 2)
+        assert servers.engine_views()[0]["directives"]
+        agent.waits_for_a_tool(body("r" * 400), "p")
+        wait_for(lambda: outcomes(servers, "retain", "applied"))
+        engine.looking = "404"
+        wait_for(lambda: not servers.engine_views()[0]["directives"])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_an_engine_is_found_whenever_it_starts_and_restarts() -> None:
     with in_background(KvEngine()) as url:
         port = int(url.rsplit(":", 1)[1])
@@ -529,7 +543,7 @@ class ByArrival(KvEngine):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == CHAT:
             data = await read_body(receive, limit=1 << 24)
-            receive = _again(data, receive)
+            receive = given_again(data, receive)
             if "priority" in json.loads(data):
                 self.calls.append(Sent(dict(scope["headers"]), json.loads(data)))
                 message = b'{"error": {"message": "Got priority but Priority scheduling is not enabled."}}'
@@ -608,7 +622,7 @@ def test_observing_takes_engines_in_turn_if_that_is_the_rule() -> None:
     assert engines_of_a_fork("observe", "round_robin") == [f"engine-{number % 3}" for number in range(9)]
 
 
-def test_hints_can_be_switched_off_and_on_again() -> None:
+def test_hints_can_be_switched_off_and_ongiven_again() -> None:
     engine = KvEngine()
     with ready(engine) as (servers, agent):
         assert httpx.get(servers.router + MODE).json() == {"mode": "act"}
