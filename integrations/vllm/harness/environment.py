@@ -1,5 +1,6 @@
 """Environment variables under which the harness runs vLLM."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 
 def variables(home: Path) -> dict[str, str]:
-    """Returns the settings, with caches and configuration of vLLM and its libraries kept under `home`."""
+    """Returns the settings, with configuration of vLLM and caches of its libraries kept under `home`."""
     home.mkdir(parents=True, exist_ok=True)
-    return {**SETTINGS, "HOME": str(home), "VLLM_CACHE_ROOT": str(home / "vllm"), "HF_HOME": str(home / "hf")}
+    # Kept beside what is installed: an engine takes ten seconds to find out what no earlier one has noted there.
+    cache = Path(sys.prefix) / "vllm-cache"
+    return {**SETTINGS, "HOME": str(home), "VLLM_CACHE_ROOT": str(cache), "HF_HOME": str(home / "hf")}
