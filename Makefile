@@ -51,7 +51,7 @@ $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.
 	@touch $@
 
 test-vllm: $(VENV_VLLM)/installed  ## Run real vLLM engines on the CPU with what we add to them
-	@if [ -s $< ]; then cat $<; else cd integrations/vllm && ../../$(VENV_VLLM)/bin/python -m pytest -q -n 2 --dist loadfile; fi
+	@if [ -s $< ]; then cat $<; else cd integrations/vllm && ../../$(VENV_VLLM)/bin/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder; fi
 
 vllm-demo: vllm  ## Compare two agent programs on real vLLM engines (takes 2.5 GB), with hints and without
 	@PYTHONPATH=integrations/vllm $(VENV_VLLM)/bin/python -m harness.demo

@@ -17,7 +17,7 @@ from rich.console import Console
 from llmd_agents.demo.fleet import FleetError
 
 from .demo_outcome import Outcome
-from .demo_report import HINTED, STOCK, TITLES, print_report
+from .demo_report import CACHED_FIRST, HINTED, STOCK, TITLES, print_report
 from .engines import Engine, EngineFailed
 from .fleet import ENGINES, NotReset, arm_engines, fleet, total
 from .fleet_arms import ARMS, Arm, Size
@@ -25,7 +25,7 @@ from .program_calls import Caller, computed_again
 from .programs import PROGRAMS
 from .tiny_model import kept_model
 
-COMPARED: Final = {STOCK: ARMS["lru"], HINTED: ARMS["tier-c"]}
+COMPARED: Final = {STOCK: ARMS["lru"], CACHED_FIRST: ARMS["cached-first"], HINTED: ARMS["tier-c"]}
 RUNS: Final = {"swarm": 1, "react": 9}
 """How many runs of each program go at once: several agents need more than the engines hold."""
 
@@ -59,6 +59,13 @@ def demo(console: Console, folder: Path) -> None:
                 running.close()
     console.print()
     print_report(found, console)
+    agents = ", ".join(f"{runs} of {program}" for program, runs in RUNS.items())
+    console.print(
+        f"Each of the {ENGINES} engines holds {SIZE.device_blocks} blocks of 32 tokens on the device and "
+        f"{SIZE.host_blocks} on the host. So many agents run at once: {agents}. One router, which places "
+        "calls by load and affinity, is in front of the engines in all rows.",
+        style="dim",
+    )
 
 
 def _run(program: str, runs: int, arm: Arm, engines: list[Engine], folder: Path) -> Outcome:

@@ -31,6 +31,14 @@ def _cached_of_all(result: Result) -> float:
     return sum(result.cached_by_source.values()) / max(result.prompt_tokens, 1)
 
 
+def _cached_of_background(result: Result) -> float:
+    return result.background_cached_tokens / max(result.background_prompt_tokens, 1)
+
+
+def _computed_of_all(result: Result) -> float:
+    return result.prompt_tokens - sum(result.cached_by_source.values())
+
+
 def _computed_of_programs(result: Result) -> float:
     return _program_sum("prompt_tokens")(result) - _program_sum("cached_tokens")(result)
 
@@ -49,11 +57,13 @@ def _whole(value: float) -> str:
 
 _TOKENS: Final[dict[str, tuple[_Measure, Callable[[float], str]]]] = {
     "from cache, programs": (_cached_of_programs, _percent),
-    "from cache, all": (_cached_of_all, _percent),
+    "of the background": (_cached_of_background, _percent),
+    "of all": (_cached_of_all, _percent),
     "device": (_source("device"), _percent),
     "host": (_source("host"), _percent),
     "computed, programs": (_computed_of_programs, _whole),
     "computed again": (_program_sum("computed_again"), _whole),
+    "computed, all": (_computed_of_all, _whole),
     "preemptions": (lambda result: result.preemptions, _whole),
     "directives": (_applied, _whole),
 }
@@ -68,8 +78,16 @@ def markdown(results: Mapping[Trial, Result]) -> str:
         counts = sorted({len(found) for found in shown.values()})
         seeds = " to ".join(map(str, sorted({counts[0], counts[-1]})))
         parts.append(f"### Pressure {pressure:g}\n\nMedians of {seeds} {'run' if seeds == '1' else 'runs'}.")
-        parts.append(_table(["arm", *_TOKENS], [_tokens(arm, found) for arm, found in shown.items()]))
-        columns = ["arm", *(f"{name}, s" for name in PROGRAMS), "a call of the background, s"]
+        first, *others = _TOKENS
+        parts.append(
+            _table(["arm", first, "from–to", *others], [_tokens(arm, found) for arm, found in shown.items()])
+        )
+        columns = [
+            "arm",
+            *(f"{name}, s" for name in PROGRAMS),
+            "a call of the background, s",
+            "calls of the background",
+        ]
         parts.append(_table(columns, [_seconds(arm, found) for arm, found in shown.items()]))
     return "\n\n".join(parts) + "\n"
 
@@ -92,16 +110,16 @@ def _results(results: Mapping[Trial, Result], arm: str, pressure: float) -> list
 
 
 def _tokens(arm: str, found: Sequence[Result]) -> list[str]:
-    return [
-        ARMS[arm].title,
-        *(shown(median(measure(one) for one in found)) for measure, shown in _TOKENS.values()),
-    ]
+    medians = [shown(median(measure(one) for one in found)) for measure, shown in _TOKENS.values()]
+    shares = [100 * _cached_of_programs(one) for one in found]
+    return [ARMS[arm].title, medians[0], f"{min(shares):.0f}–{max(shares):.0f} %", *medians[1:]]
 
 
 def _seconds(arm: str, found: Sequence[Result]) -> list[str]:
     completions = [median(one.programs[name].completion_s for one in found) for name in PROGRAMS]
-    calls = median(one.background_call_s for one in found)
-    return [ARMS[arm].title, *(f"{seconds:.1f}" for seconds in completions), f"{calls:.2f}"]
+    took = median(one.background_call_s for one in found)
+    calls = median(one.background_calls for one in found)
+    return [ARMS[arm].title, *(f"{one:.1f}" for one in completions), f"{took:.2f}", _whole(calls)]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

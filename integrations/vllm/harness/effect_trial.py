@@ -47,6 +47,11 @@ class Trial:
     pressure: float
     seed: int
 
+    @property
+    def texts(self) -> int:
+        """The seed of all texts: engines that have run at another pressure must not remember them."""
+        return self.seed + round(1000 * self.pressure)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramResult:
@@ -122,12 +127,12 @@ async def _run(running: Fleet, trial: Trial, setup: Setup, sessions: Sequence[Sc
     speed = max(setup.calls_per_s * mean_pause_s(opened) / len(opened), 1.0)
     began = time.monotonic()
     async with running.client() as client:
-        background = Background(client, opened, speed, trial.seed)
+        background = Background(client, opened, speed, trial.texts)
         async with background.playing():
             filled = time.monotonic()
             await asyncio.sleep(setup.settle_s)
             heard, before = background.heard.copy(), await _counters(running)
-            programs = await _programs(client, trial.seed)
+            programs = await _programs(client, trial.texts)
             meanwhile, after = _between(background.heard, heard), await _counters(running)
         counted = total(after, before)
         return Result(

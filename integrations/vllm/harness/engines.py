@@ -173,8 +173,8 @@ def _flags(options: EngineOptions, kv_transfer_config: Mapping[str, Any] | None)
     flags += ["--enable-prefix-caching", "--enable-prompt-tokens-details", "--block-size", "32"]
     flags += ["--num-gpu-blocks-override", str(options.num_blocks)]
     flags += ["--max-model-len", str(options.max_model_len), "--max-num-seqs", str(options.max_num_seqs)]
-    # Model and scheduler in one process, as on a single GPU: vLLM would part them to bind threads to cores, and
-    # a process more takes ten seconds to start.
+    # Model and scheduler in one process, as on a GPU: on a CPU vLLM would part them, to bind threads to
+    # cores, and a process more takes ten seconds to start.
     flags += ["--distributed-executor-backend", "vllm.v1.executor.uniproc_executor.UniProcExecutor"]
     if kv_transfer_config is not None:
         flags += ["--kv-transfer-config", json.dumps(kv_transfer_config)]

@@ -25,6 +25,6 @@ SETTINGS: Final[Mapping[str, str]] = {
 def variables(home: Path) -> dict[str, str]:
     """Returns the settings, with configuration of vLLM and caches of its libraries kept under `home`."""
     home.mkdir(parents=True, exist_ok=True)
-    # Kept beside what is installed: an engine takes ten seconds to find out what no earlier one has noted there.
+    # Beside what is installed: an engine takes ten seconds to find out what no earlier one has noted there.
     cache = Path(sys.prefix) / "vllm-cache"
     return {**SETTINGS, "HOME": str(home), "VLLM_CACHE_ROOT": str(cache), "HF_HOME": str(home / "hf")}

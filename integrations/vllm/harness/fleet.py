@@ -13,7 +13,7 @@ import openai
 from prometheus_client.parser import text_string_to_metric_families
 
 from llmd_agents import instrument
-from llmd_agents.demo.fleet import local_router
+from llmd_agents.demo.fleet import FleetError, local_router
 
 from .counters import Counters
 from .engines import Engine, engines
@@ -75,7 +75,7 @@ def fleet(started: list[Engine], folder: Path, arm: Arm) -> Iterator[Fleet]:
 
     Raises:
         NotReset: if a cache cannot be emptied.
-        FleetError: if the router does not start.
+        FleetError: if the router does not start, or does not find the engines.
     """
     for engine in started:
         reset(engine)
@@ -84,7 +84,7 @@ def fleet(started: list[Engine], folder: Path, arm: Arm) -> Iterator[Fleet]:
     with config.open("a") as file:
         file.writelines(f"  - url: {engine.url}\n" for engine in started)
     with local_router([], ["--config", str(config)]) as router:
-        _wait_until_ready(router)
+        _wait_until_ready(router, directed=arm.hints and arm.connector)
         yield Fleet(started, router)
 
 
@@ -118,11 +118,17 @@ def total(later: list[Counters], earlier: list[Counters]) -> Counters:
     )
 
 
-def _wait_until_ready(router: str) -> None:
-    """Waits until the router has seen every engine and what it takes."""
+def _wait_until_ready(router: str, *, directed: bool) -> None:
+    """Waits until the router has seen every engine and, where they take any, what directives it takes.
+
+    Raises:
+        FleetError: if it has not after a minute.
+    """
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         answer = httpx.get(f"{router}/v1/agent/engines", timeout=10)
-        if answer.is_success and all(engine["up"] for engine in answer.json()["engines"]):
+        views = answer.raise_for_status().json()["engines"]
+        if all(view["up"] and (view["directives"] or not directed) for view in views):
             return
         time.sleep(0.1)
+    raise FleetError("the router has not found all engines within a minute")

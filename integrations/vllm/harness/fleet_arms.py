@@ -38,7 +38,7 @@ class Arm:
         host: the eviction policy of the host tier; None leaves that tier out.
         connector: whether engines have `AgentConnector` beside the host tier.
         middleware: whether hints reach the engine within a call.
-        scheduler: whether waiting requests go in our order; else first come, first served.
+        scheduler: whether waiting requests go in our order; else in vLLM's own.
     """
 
     title: str
@@ -58,7 +58,7 @@ class Arm:
             flags += _MIDDLEWARE
         if self.scheduler:
             flags += _SCHEDULER
-        if self.scheduler and self.hints:
+        if self.hints:
             flags += _BY_PRIORITY
         # The first block is never used.
         return EngineOptions(
@@ -82,11 +82,14 @@ class Arm:
 ARMS: Final[dict[str, Arm]] = {
     "lru-device": Arm(title="vLLM, device alone", host=None),
     "lru": Arm(title="vLLM"),
-    "cached-first": Arm(title="cached first, no hints", scheduler=True),
+    # Without hints this policy keeps what vLLM's LRU keeps; it is what tells the scheduler of the host tier.
+    "cached-first": Arm(title="cached first, no hints", host="AgentOffloadPolicy", scheduler=True),
     "tier-a": Arm(title="tier A", hints=True),
-    "tier-b": Arm(title="tier B", hints=True, host="AgentOffloadPolicy", middleware=True, scheduler=True),
+    "tier-b": Arm(
+        title="tier B, cached first", hints=True, host="AgentOffloadPolicy", middleware=True, scheduler=True
+    ),
     "tier-c": Arm(
-        title="tier C",
+        title="tier C, cached first",
         hints=True,
         host="AgentOffloadPolicy",
         connector=True,

@@ -20,7 +20,20 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
+SERVERS = Path(__file__).parent / "servers"
 TRACES = Path(__file__).parents[4] / "shared" / "traces"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share engines run in one process: those of a fleet of servers, else those of a file.
+
+    Fleets come first: they take longest, and the other process has the rest for itself meanwhile.
+    """
+    for item in items:
+        unit = item.path.parent if SERVERS in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(unit.relative_to(SERVERS.parent))))
+    items.sort(key=lambda item: SERVERS not in item.path.parents)
 
 
 @pytest.fixture(scope="session", autouse=True)

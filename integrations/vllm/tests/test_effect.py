@@ -17,8 +17,8 @@ def test_what_is_there_is_not_run_again(
     add_result(results, Setup(), Trial("lru", 2.0, 1), RESULT)
     wanted = ["--results", str(results), "--traces", str(traces / "claude-code"), "--quick", "--arms", "lru"]
     assert main([*wanted, "--markdown", str(table), "--json", str(everything)]) == 0
-    assert "| vLLM | 60.0 % | 50.0 % |" in capsys.readouterr().out
-    assert "| vLLM | 60.0 % | 50.0 % |" in table.read_text()
+    assert "| vLLM | 60.0 % | 60–60 % | 43.3 % |" in capsys.readouterr().out
+    assert "| vLLM | 60.0 % | 60–60 % | 43.3 % |" in table.read_text()
     assert '"trials"' in everything.read_text()
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 

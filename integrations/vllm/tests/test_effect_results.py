@@ -9,7 +9,7 @@ from rich.console import Console
 
 from harness.counters import Counters
 from harness.demo_outcome import Outcome
-from harness.demo_report import HINTED, STOCK, print_report, sentence
+from harness.demo_report import CACHED_FIRST, HINTED, STOCK, print_report, sentence
 from harness.effect_report import BEGIN, END, markdown, put_into
 from harness.effect_results import OtherSetup, add_result, as_json, read_results
 from harness.effect_trial import ProgramResult, Result, Setup, Trial
@@ -76,8 +76,8 @@ def test_the_table_shows_medians_and_only_what_was_run() -> None:
     assert "Medians of 3 runs." in text
     rows = [line for line in text.splitlines() if line.startswith(f"| {ARMS['lru'].title} |")]
     assert rows == [
-        "| vLLM | 60.0 % | 50.0 % | 40.0 % | 10.0 % | 1,600 | 200 | 0 | 6 |",
-        "| vLLM | 2.0 | 2.0 | 2.0 | 2.0 | 0.25 |",
+        "| vLLM | 60.0 % | 60–60 % | 43.3 % | 50.0 % | 40.0 % | 10.0 % | 1,600 | 200 | 5,000 | 0 | 6 |",
+        "| vLLM | 2.0 | 2.0 | 2.0 | 2.0 | 0.25 | 10 |",
     ]
     assert "tier C" not in text
     assert markdown({}) == "\n"
@@ -108,16 +108,19 @@ def outcome(
 
 def test_the_demonstrations_sentences_say_which_way_it_went() -> None:
     told = {"retain": {"applied": 1, "rejected": 4}, "warm": {"applied": 2, "clipped": 1}}
-    assert sentence(outcome(2000, 700), outcome(1000, 100, told)) == (
-        "with hints the engines computed 1,000 prompt tokens fewer (1,000 instead of 2,000). "
+    arms = {STOCK: outcome(3000, 900), CACHED_FIRST: outcome(2000, 700), HINTED: outcome(1000, 100, told)}
+    assert sentence(arms) == (
+        "with hints the engines computed 1,000 prompt tokens fewer than cached first "
+        "(1,000 instead of 2,000). "
         "Computed again: 100 instead of 700. "
         "Engines were told when context is needed next once, to compute context ahead 3 times."
     )
-    assert sentence(outcome(1000), outcome(1500)) == (
-        "with hints the engines computed 500 prompt tokens more (1,500 instead of 1,000). Nothing had to be "
-        "computed again either way. Nothing followed from its hints."
+    assert sentence({STOCK: outcome(1000), HINTED: outcome(1500)}) == (
+        "with hints the engines computed 500 prompt tokens more than vLLM as it is (1,500 instead of 1,000). "
+        "Nothing had to be computed again either way. Nothing followed from its hints."
     )
-    assert "as many prompt tokens as without, 1,010" in sentence(outcome(1000), outcome(1010))
+    alike = sentence({STOCK: outcome(1000), HINTED: outcome(1010)})
+    assert "as many prompt tokens as vLLM as it is, 1,010" in alike
 
 
 def test_the_demonstrations_table_has_a_row_for_each_arm() -> None:
@@ -140,5 +143,5 @@ def test_arms_have_the_same_host_tier_where_they_have_one() -> None:
     }
     assert set(bytes_of.values()) == {"6553600"}
     assert {name for name, arm in ARMS.items() if arm.hints} == {"tier-a", "tier-b", "tier-c"}
-    assert not options["tier-a"].flags
+    assert options["tier-a"].flags == ("--scheduling-policy", "priority")
     assert "llmd" not in str(options["tier-a"].environment)

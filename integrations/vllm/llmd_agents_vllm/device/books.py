@@ -183,7 +183,7 @@ class Books:
             for use in self._uses.values():
                 use.names, use.registered, use.boundary = [], 0, 0
             self.contexts.clear()
-            for forgotten in (self._below_only, self._dying, self._ended):
+            for forgotten in (self._below_only, self._dying, self._ended, self._owners, self._lasting):
                 forgotten.clear()
             self.cleared = True
         self._safe -= given.taken
