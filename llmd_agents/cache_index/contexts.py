@@ -158,21 +158,28 @@ class Contexts:
     def run_of(self, block_hash: bytes) -> Run:
         return self._runs[block_hash]
 
-    def shared_blocks(self, name: Name, hashes: Sequence[bytes]) -> int:
-        """Returns how many full blocks a prompt shares with the context of a name, from their start."""
-        end = name.run.end
-        if end <= len(hashes) and self._runs.get(hashes[end - 1]) is name.run:
-            return end
-        path = set(_up(name.run))
-        low, high = 0, min(end, len(hashes))
-        while low < high:  # a block's hash covers all before it, so that sharing ends once
-            middle = (low + high + 1) // 2
-            run = self._runs.get(hashes[middle - 1])
-            if run is not None and run in path:
-                low = middle
+    def shared_blocks(self, name: Name, hashes: Sequence[bytes], known: dict[Run, int]) -> int:
+        """Returns how many full blocks a prompt shares with the context of a name, from their start.
+
+        Args:
+            hashes: of the prompt's blocks.
+            known: what was found for these hashes before, by run; what is found now is added.
+        """
+        above: list[Run] = []
+        run: Run | None = name.run
+        while run is not None and run not in known:
+            # A block's hash covers all before it.
+            if run.end <= len(hashes) and hashes[run.end - 1] == run.blocks[-1]:
+                known[run] = run.end
             else:
-                high = middle - 1
-        return low
+                above.append(run)
+                run = run.parent
+        shared = known[run] if run is not None else 0
+        for part in reversed(above):
+            if shared == part.start:
+                shared += _alike(part.blocks, hashes, part.start)
+            known[part] = shared
+        return shared
 
     def has(self, block_hash: bytes) -> bool:
         """Returns whether a block is on any level."""
@@ -605,6 +612,18 @@ class Contexts:
                 at.dead = True
                 self.dead[at] = None
             dying += at.children
+
+
+def _alike(blocks: Sequence[bytes], hashes: Sequence[bytes], start: int) -> int:
+    """Returns how many blocks, from the first on, are those of `hashes` from `start` on."""
+    low, high = 0, min(len(blocks), max(len(hashes) - start, 0))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if hashes[start + middle - 1] == blocks[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _up(run: Run) -> Iterator[Run]:

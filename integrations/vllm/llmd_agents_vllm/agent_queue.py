@@ -23,6 +23,9 @@ from .queue_order import QueueRule, Running, Standing, Waiting, admission_order
 WINDOW: Final = 256
 """So many requests from the head of vLLM's own queue are put in order; the others come after them."""
 
+WINDOWS_MAX: Final = 4
+"""Where all of a window are held back, the next is looked at, so many in all."""
+
 FEW: Final = 32
 KEPT_STEPS: Final = 8
 """An order of more than `FEW` requests is kept for so many steps, unless somebody comes or goes unasked:
@@ -112,15 +115,19 @@ class AgentQueue(RequestQueue):
         )
 
     def _order(self) -> list[Request]:
-        requests = list(islice(self._queue, WINDOW))
-        waiting = [self._waiting(request) for request in requests]
         running = [
             Running(known.standing, request.num_output_tokens > 0)
             for request in self._running()
             if (known := self._known_of(request)).standing.fork is not None
         ]
-        order = admission_order(waiting, running, self._clock(), self._rule)
-        return [requests[index] for index in reversed(order)]
+        now, queued = self._clock(), iter(self._queue)
+        for _ in range(WINDOWS_MAX):
+            requests = list(islice(queued, WINDOW))
+            waiting = [self._waiting(request) for request in requests]
+            order = admission_order(waiting, running, now, self._rule)
+            if order or len(requests) < WINDOW:
+                return [requests[index] for index in reversed(order)]
+        return []
 
     def _waiting(self, request: Request) -> Waiting:
         known, tokens = self._known_of(request), request.num_tokens
@@ -171,7 +178,7 @@ class AgentQueue(RequestQueue):
         self._queue.remove_request(request)
         if self._offers:
             self._offers.pop()
-            self._remember(request)
+            self._safely(lambda: self._remember(request), otherwise=lambda: None)
         if not self._offers:
             self._changed()
         return request
@@ -213,12 +220,14 @@ def standing_of(request: Request, *, by_engine_priority: bool) -> Standing:
     engine_priority = request.priority if by_engine_priority else 0
     carried = read(request.kv_transfer_params)
     hints = None if carried is None else carried.hints
+    tenant = request.cache_salt
     if hints is None:
-        return Standing(engine_priority)
+        return Standing(engine_priority, tenant=tenant)
     fork = hints.step.fork
     return Standing(
         engine_priority,
         hints.program.priority,
         None if fork is None else (hints.program.id, fork.id),
         math.inf if hints.program.deadline is None else hints.program.deadline,
+        tenant,
     )

@@ -57,15 +57,15 @@ class Carried:
     hints: Hints | None
 
 
-class _DuplicateKey(ValueError):
-    """JSON readers differ in which of two equal keys they take."""
+class _NotPlain(ValueError):
+    """Readers of JSON may differ in what the body says."""
 
 
 def fold(body: bytes, header: bytes | None) -> bytes:
     """Returns a request body with its chain and its hints added; the rest of it stays as it is, to the byte.
 
-    The client's own `kv_transfer_params` are kept, apart from our key. A body that is not a plain JSON object
-    (UTF-8, no key twice), or that has nothing to add, is returned unchanged. Never raises.
+    The client's own `kv_transfer_params` are kept, apart from our key: it tells tenants apart. To a body that
+    is not a plain JSON object (UTF-8, no key twice) nothing is added. Never raises.
 
     Args:
         body: of a chat completion, or of a completion, which has no chain.
@@ -93,37 +93,66 @@ def read(params: Mapping[str, Any] | None) -> Carried | None:
 
 
 def _fold(body: bytes, header: bytes | None) -> bytes:
-    text = body.strip(_WHITE_SPACE)
-    if not (text.startswith(b"{") and text.endswith(b"}")) or b"\0" in text:
-        return body
-    # Python's own reader, because it is the one that vLLM reads the body with.
-    members: dict[str, Any] = json.loads(text.decode("utf-8"), object_pairs_hook=_members)
+    try:
+        members = _plain(body)
+    except _NotPlain:
+        return _without_ours(body)
     carried: dict[str, Any] = {"v": VERSION}
     if links := _chain(members):
         carried["chain"] = links
     if (value := _readable(header)) is not None:
         carried["header"] = value
-    if len(carried) == 1:
-        return body
-    salt = members.get("cache_salt")
-    if isinstance(salt, str) and (scope := residency_scope(salt)) is not None:
-        carried["scope"] = scope
     before = members.get(_PARAMS)
     if before is None:
         before = {}
     elif not isinstance(before, dict):
         return body
+    if len(carried) == 1:
+        if KEY not in before:
+            return body
+        return _splice(body, _PARAMS, {name: value for name, value in before.items() if name != KEY})
+    salt = members.get("cache_salt")
+    if isinstance(salt, str) and (scope := residency_scope(salt)) is not None:
+        carried["scope"] = scope
     return _splice(body, _PARAMS, {**before, KEY: carried}, first=not members)
+
+
+def _plain(body: bytes) -> dict[str, Any]:
+    """Reads a body that all readers read alike.
+
+    Raises:
+        _NotPlain: if it is none.
+    """
+    text = body.strip(_WHITE_SPACE)
+    if not (text.startswith(b"{") and text.endswith(b"}")) or b"\0" in text:
+        raise _NotPlain
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise _NotPlain from None
+    # Python's own reader, because it is the one that vLLM reads the body with.
+    members: dict[str, Any] = json.loads(decoded, object_pairs_hook=_members)
+    return members
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _DuplicateKey
+        raise _NotPlain
     return members
 
 
-def _splice(body: bytes, name: str, value: Any, *, first: bool) -> bytes:
+def _without_ours(body: bytes) -> bytes:
+    """Returns a body that vLLM may be able to read, without our key."""
+    value = json.loads(body)
+    params = value.get(_PARAMS) if isinstance(value, dict) else None
+    if not isinstance(params, dict) or KEY not in params:
+        return body
+    del params[KEY]
+    return json.dumps(value).encode("ascii")
+
+
+def _splice(body: bytes, name: str, value: Any, *, first: bool = False) -> bytes:
     """Adds a member at the end of a JSON object, where it overrides an earlier one of its name: vLLM's reader
     takes the last of several equal keys."""
     end = body.rindex(b"}")

@@ -20,7 +20,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 
-from .device.engine_side import EngineSide
 from .device.options import Options
 from .startup_check import Part, usable
 
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.request import Request
+
+    from .device.engine_side import EngineSide
 
 log = logging.getLogger("vllm.llmd_agents")
 
@@ -59,7 +60,7 @@ class AgentConnector(KVConnectorBase_V1, SupportsHMA):
         self, vllm_config: "VllmConfig", role: KVConnectorRole, kv_cache_config: "KVCacheConfig"
     ) -> None:
         super().__init__(vllm_config, role, kv_cache_config)
-        self._options = Options.read(self._kv_transfer_config.kv_connector_extra_config)
+        self._options = Options.of(self._kv_transfer_config.kv_connector_extra_config)
         self._config = vllm_config
         self._cache = kv_cache_config
         self.engine_side: EngineSide | None = None
@@ -69,8 +70,16 @@ class AgentConnector(KVConnectorBase_V1, SupportsHMA):
     def bind_gpu_block_pool(self, gpu_block_pool: "BlockPool") -> None:
         if not gpu_block_pool.enable_caching:
             log.warning("AgentConnector has nothing to order: prefix caching is off")
+        elif self._config.parallel_config.data_parallel_size > 1:
+            log.error("AgentConnector does not support data parallelism. It stays off; the engine runs on")
         elif usable(Part.CONNECTOR):
-            self.engine_side = EngineSide(self._options, self._config, self._cache, gpu_block_pool)
+            try:
+                # Only now, since it imports what the check is about.
+                from .device.engine_side import EngineSide
+
+                self.engine_side = EngineSide(self._options, self._config, self._cache, gpu_block_pool)
+            except Exception:
+                log.exception(_FAILED)
 
     def on_new_request(self, request: "Request") -> None:
         self._safely(lambda side: side.arrived(request))
@@ -79,7 +88,7 @@ class AgentConnector(KVConnectorBase_V1, SupportsHMA):
         self, request: "Request", num_computed_tokens: int
     ) -> tuple[int | None, bool]:
         # Nothing is loaded here; but it is the last that we hear before the request takes its blocks.
-        self._safely(lambda side: side.about_to_start(request, time.monotonic()))
+        self._safely(lambda side: side.about_to_start(request, num_computed_tokens, time.monotonic()))
         return 0, False
 
     def update_state_after_alloc(
@@ -102,7 +111,7 @@ class AgentConnector(KVConnectorBase_V1, SupportsHMA):
     ) -> tuple[bool, dict[str, Any] | None]:
         return self.request_finished(request, [])
 
-    def ask(self, question: Callable[[EngineSide], T]) -> T:
+    def ask(self, question: "Callable[[EngineSide], T]") -> T:
         """Puts a question from outside, between two steps.
 
         Raises:
@@ -117,7 +126,7 @@ class AgentConnector(KVConnectorBase_V1, SupportsHMA):
             self._give_up()
             raise NotInUse("AgentConnector has failed; the engine goes on without it") from error
 
-    def _safely(self, act: Callable[[EngineSide], None]) -> None:
+    def _safely(self, act: "Callable[[EngineSide], None]") -> None:
         if self.engine_side is None:
             return
         try:

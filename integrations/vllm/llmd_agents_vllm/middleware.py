@@ -36,7 +36,8 @@ log = logging.getLogger("vllm.llmd_agents")
 
 
 class HintsMiddleware:
-    """Adds `kv_transfer_params["llmd_agents"]` to chat completions, and to completions that bring hints.
+    """Adds `kv_transfer_params["llmd_agents"]` to chat completions, and to completions that bring hints; what
+    a client has put there itself is removed.
 
     Everything else passes untouched, and so does every call while the engine has no KV connector: vLLM would
     log a warning for each call that brings parameters.
@@ -56,8 +57,6 @@ def _takes_hints(scope: Scope) -> bool:
     if path not in (CHAT, COMPLETIONS):
         return False
     headers: Headers = scope["headers"]
-    if path == COMPLETIONS and _header(headers, HINTS_HEADER.encode()) is None:
-        return False
     if (_header(headers, b"content-encoding") or b"identity").strip().lower() != b"identity":
         return False
     return _has_connector(scope)

@@ -8,49 +8,28 @@ the fork that is nearest to its join goes first.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, TypeAlias
+
+from pydantic import Field
 
 from llmd_agents.hints import DEFAULT_PRIORITY
+
+from .options import StrictOptions
 
 ForkId: TypeAlias = tuple[str, str]
 """(program, fork)"""
 
 
-class BadOptions(ValueError):
-    """The operator's options cannot be used; says which and what would be right."""
+class QueueRule(StrictOptions):
+    """What an operator may set."""
 
+    where: ClassVar[str] = 'additional_config["llmd_agents"]'
 
-@dataclass(frozen=True, slots=True)
-class QueueRule:
-    """What an operator may set.
-
-    Attributes:
-        aging_s: who has waited longer (in seconds) goes before all others of its vLLM priority, oldest first.
-        short_tokens: so many prompt tokens to compute do not hold up the branches that decode.
-    """
-
-    aging_s: float = 10.0
-    short_tokens: int = 2048
-
-    @classmethod
-    def of(cls, options: Any) -> "QueueRule":
-        """Reads `--additional-config '{"llmd_agents": {…}}'`.
-
-        Raises:
-            BadOptions: for an unknown name or a bad value.
-        """
-        if not isinstance(options, Mapping):
-            raise BadOptions(f'additional_config["llmd_agents"] must be an object, not {options!r}')
-        known = [field.name for field in fields(cls)]
-        for name, value in options.items():
-            if name not in known:
-                raise BadOptions(f"llmd_agents knows no option {name!r} (it knows {', '.join(known)})")
-            number = isinstance(value, int if name == "short_tokens" else int | float)
-            if not number or isinstance(value, bool) or not 0 <= value < math.inf:
-                kind = "a whole number" if name == "short_tokens" else "a number"
-                raise BadOptions(f"llmd_agents option {name} must be {kind} of 0 or more, not {value!r}")
-        return cls(**options)
+    aging_s: Annotated[float, Field(ge=0)] = 10.0
+    """Who has waited longer (in seconds) goes before all others of its vLLM priority, oldest first."""
+    short_tokens: Annotated[int, Field(ge=0)] = 2048
+    """So many prompt tokens to compute do not hold up the branches that decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +41,14 @@ class Standing:
         program_priority: 0–100, higher matters more.
         fork: the fork whose join waits for it.
         deadline: of its program, in seconds since the Unix epoch; infinite without one.
+        tenant: its cache salt. What hints declare changes the order among the requests of one tenant alone.
     """
 
     engine_priority: int = 0
     program_priority: int = DEFAULT_PRIORITY
     fork: ForkId | None = None
     deadline: float = math.inf
+    tenant: str | None = None
 
     @property
     def importance(self) -> tuple[int, int]:
@@ -103,38 +84,61 @@ def admission_order(
 ) -> list[int]:
     """Returns indices into `waiting`, who goes first at the front; who is held back now is left out.
 
-    Fewest uncached prompt tokens first, ties by arrival, with a hard bound on waiting (`aging_s`). While a
-    branch of a fork decodes, a long prompt that is no branch and no more important is held back.
+    Fewest uncached prompt tokens first, ties by arrival, with a hard bound on waiting (`aging_s`). Among the
+    places that a tenant's requests get so, its more important programs take the first. While a branch of a
+    fork decodes, a long prompt of its tenant that is no branch and no more important is held back.
 
     Args:
         waiting: in vLLM's own order.
         now: seconds, on the clock of `arrival_s`.
     """
-    decoding = [one.standing.importance for one in running if one.decoding and one.standing.fork is not None]
-    spared = min(decoding, default=None)
-    keyed: list[tuple[tuple[int, int, float, int, float], int]] = []
+    spared: dict[str | None, tuple[int, int]] = {}
+    for running_one in running:
+        its = running_one.standing
+        if running_one.decoding and its.fork is not None:
+            spared[its.tenant] = min(its.importance, spared.get(its.tenant, its.importance))
+    keyed: list[tuple[tuple[int, int, float, float], int]] = []
     for index, one in enumerate(waiting):
         standing = one.standing
-        key: tuple[int, float, int, float]
+        key: tuple[int, float, float]
         if one.preempted:
-            key = (0, 0, 0, 0)
+            key = (0, 0, 0)
         elif now - one.arrival_s > rule.aging_s:
-            key = (1, one.arrival_s, 0, 0)
-        elif spared is not None and _held_back(one, spared, rule):
+            key = (1, one.arrival_s, 0)
+        elif _held_back(one, spared.get(standing.tenant), rule):
             continue
         else:
-            key = (2, -standing.program_priority, one.uncached, one.arrival_s)
+            key = (2, one.uncached, one.arrival_s)
         keyed.append(((standing.engine_priority, *key), index))
     keyed.sort()
     order = [index for _, index in keyed]
     fresh = [place for place, (key, _) in enumerate(keyed) if key[1] == 2]
+    _important_first(order, fresh, waiting)
     return _nearest_join_first(order, fresh, waiting, running, rule)
 
 
-def _held_back(one: Waiting, spared: tuple[int, int], rule: QueueRule) -> bool:
+def _held_back(one: Waiting, spared: tuple[int, int] | None, rule: QueueRule) -> bool:
+    """Returns whether a prompt waits for branches that decode; the most important of them is `spared`."""
     return (
-        one.uncached > rule.short_tokens and one.standing.fork is None and one.standing.importance >= spared
+        spared is not None
+        and one.uncached > rule.short_tokens
+        and one.standing.fork is None
+        and one.standing.importance >= spared
     )
+
+
+def _important_first(order: list[int], fresh: Sequence[int], waiting: Sequence[Waiting]) -> None:
+    """Hands the places of each tenant's requests to those of its more important programs first."""
+    places: dict[tuple[str | None, int], list[int]] = defaultdict(list)
+    for place in fresh:
+        standing = waiting[order[place]].standing
+        places[standing.tenant, standing.engine_priority].append(place)
+    for among in places.values():
+        taking = sorted(
+            (order[place] for place in among), key=lambda index: -waiting[index].standing.program_priority
+        )
+        for place, index in zip(among, taking, strict=True):
+            order[place] = index
 
 
 def _nearest_join_first(
@@ -149,15 +153,15 @@ def _nearest_join_first(
     A join waits for the last of its branches, so that two forks finish sooner on average one after the other
     than interleaved. No other request moves, and with one fork nothing does.
     """
-    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    places: dict[tuple[str | None, tuple[int, int]], list[int]] = defaultdict(list)
     for place in fresh:
         one = waiting[order[place]]
         if one.standing.fork is not None and one.uncached <= rule.short_tokens:
-            places[one.standing.importance].append(place)
+            places[one.standing.tenant, one.standing.importance].append(place)
     if not places:
         return order
-    to_go = Counter(one.standing.fork for one in waiting)
-    to_go.update(one.standing.fork for one in running)
+    to_go = Counter((one.standing.tenant, one.standing.fork) for one in waiting)
+    to_go.update((one.standing.tenant, one.standing.fork) for one in running)
     result = list(order)
     for among in places.values():
         first: dict[ForkId | None, int] = {}
@@ -166,7 +170,7 @@ def _nearest_join_first(
 
         def nearness(index: int, first: Mapping[ForkId | None, int] = first) -> tuple[int, float, int]:
             standing = waiting[index].standing
-            return to_go[standing.fork], standing.deadline, first[standing.fork]
+            return to_go[standing.tenant, standing.fork], standing.deadline, first[standing.fork]
 
         branches = sorted((order[place] for place in among), key=nearness)
         for place, index in zip(among, branches, strict=True):

@@ -4,6 +4,7 @@ vllm serve … --scheduler-cls llmd_agents_vllm.scheduler.AgentScheduler
     [--additional-config '{"llmd_agents": {"aging_s": 10, "short_tokens": 2048}}']
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -12,12 +13,12 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from .agent_queue import AgentQueue
-from .cached_prefix import EnginePrefix
 from .queue_order import QueueRule
 from .startup_check import Part, check, usable
 
 OPTIONS = "llmd_agents"
+
+log = logging.getLogger("vllm.llmd_agents")
 
 
 class AgentScheduler(Scheduler):
@@ -44,15 +45,25 @@ class AgentScheduler(Scheduler):
         rule = rule_of(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
         if usable(Part.SCHEDULER):
-            self.waiting = AgentQueue(
-                self.waiting,
-                rule,
-                by_engine_priority=self.policy == SchedulingPolicy.PRIORITY,
-                running=lambda: self.running,
-                step=lambda: self.current_step,
-                cached=EnginePrefix.of(self.kv_cache_manager, self.hash_block_size, _host_tier(self)),
-                clock=time.monotonic,
-            )
+            try:
+                self.waiting = self._ordered(rule)
+            except Exception:
+                log.exception("AgentScheduler has failed; requests wait in vLLM's own order")
+
+    def _ordered(self, rule: QueueRule) -> RequestQueue:
+        # Only now, since they import what the check is about.
+        from .agent_queue import AgentQueue
+        from .cached_prefix import EnginePrefix
+
+        return AgentQueue(
+            self.waiting,
+            rule,
+            by_engine_priority=self.policy == SchedulingPolicy.PRIORITY,
+            running=lambda: self.running,
+            step=lambda: self.current_step,
+            cached=EnginePrefix.of(self.kv_cache_manager, self.hash_block_size, _host_tier(self)),
+            clock=time.monotonic,
+        )
 
 
 class AsyncAgentScheduler(AgentScheduler, AsyncScheduler):

@@ -116,6 +116,7 @@ NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
         Has(f"{_REQUEST}.kv_transfer_params"),
         Has(f"{_REQUEST}.num_tokens"),
         Has(f"{_REQUEST}.num_output_tokens"),
+        Has(f"{_REQUEST}.cache_salt"),
         Has("vllm.v1.request:RequestStatus.PREEMPTED"),
         Has("vllm.v1.request:RequestStatus.RUNNING"),
     ),
@@ -164,6 +165,7 @@ NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
         Calls(f"{_HASHES}:get_group_id", ("key",)),
         Calls(f"{_HASHES}:make_block_hash_with_group_id", ("block_hash", "group_id")),
         Calls(f"{_HASHES}:resolve_block_hashes", ("block_hashes", "hash_block_size", "block_size")),
+        Has("vllm.v1.kv_cache_interface:FullAttentionSpec"),
     ),
     Part.ENGINE_CALL: (
         Has("vllm.v1.engine.core:EngineCore.scheduler"),
@@ -171,6 +173,7 @@ NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
     ),
     Part.ENDPOINT: (
         Has("vllm.inputs:tokens_input"),
+        Has("vllm.v1.engine.async_llm:AsyncLLM.engine_core"),
         Calls("vllm.v1.engine.core_client:AsyncMPClient.call_utility_async", ("method",)),
     ),
     Part.OFFLOAD: (

@@ -221,6 +221,16 @@ def test_only_a_window_is_put_in_order_and_all_are_admitted() -> None:
     assert engine.admit_all() == ["b", "a"]
 
 
+def test_behind_a_window_of_long_prompts_that_wait_the_next_is_looked_at() -> None:
+    engine = Engine(short_tokens=8).add(request("branch", 2, params=hinted(fork="f")))
+    engine.admit().append_output_token_ids(1)
+    engine.add(*(request(str(n), 30) for n in range(WINDOW)), request("short", 2))
+    engine.step = 1
+    assert engine.admit().request_id == "short"
+    engine.step = 2
+    assert not engine.queue
+
+
 def test_malformed_hints_count_as_none() -> None:
     engine = Engine().add(
         request("long", 9, params={KEY: {"v": 1, "header": "priority=("}}),

@@ -68,6 +68,25 @@ def test_the_clients_own_parameters_stay_and_our_key_overrides() -> None:
     assert read(params) == Carried(expected_links(BODY), HINTS)
 
 
+OURS = {KEY: {"v": 1, "header": HEADER.decode(), "scope": "another tenant's"}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps({"prompt": "a", "kv_transfer_params": {**OURS, "mine": 1}}).encode(),
+        json.dumps({"prompt": "a", "kv_transfer_params": {**OURS, "mine": 1}}).encode("utf-16"),
+        b'{"prompt":"a","prompt":"b",' + json.dumps({"kv_transfer_params": {**OURS, "mine": 1}}).encode()[1:],
+        json.dumps({"prompt": "a", "kv_transfer_params": OURS | {"mine": 1}})
+        .replace(KEY, "\\u006clmd_agents")
+        .encode(),
+    ],
+    ids=["plain", "another encoding", "a key twice", "escaped"],
+)
+def test_a_client_cannot_speak_for_the_middleware(body: bytes) -> None:
+    assert json.loads(fold(body, None))["kv_transfer_params"] == {"mine": 1}
+
+
 def test_null_parameters_count_as_none() -> None:
     body = BODY[:-1] + b',"kv_transfer_params":null}'
     assert carried_by(fold(body, HEADER)) == Carried(expected_links(BODY), HINTS)

@@ -126,7 +126,6 @@ def test_several_lines_of_the_header_are_one_dictionary() -> None:
         scope_of("/v1/embeddings", HINTS_LINE),
         scope_of("/v1/chat/completions/batch", HINTS_LINE),
         scope_of(CHAT, HINTS_LINE, method="GET"),
-        scope_of(COMPLETIONS),
         scope_of(CHAT, HINTS_LINE, (b"Content-Encoding", b"gzip")),
         {"type": "websocket", "path": CHAT, "headers": []},
         {"type": "lifespan"},

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,12 +112,23 @@ def test_forks_of_different_importance_do_not_trade_places() -> None:
     assert order(queue) == [0, 1, 2]
 
 
+def test_hints_of_one_tenant_do_not_hold_up_another() -> None:
+    queue = [waiting(300), waiting(300, 1, tenant="b")]
+    assert order(queue, branch_decoding(tenant="a")) == [0, 1]
+    assert order(queue, branch_decoding(tenant="b")) == [0]
+    queue = [waiting(5, tenant="a"), waiting(6, program_priority=100, tenant="b"), waiting(7, tenant="b")]
+    assert order(queue) == [0, 1, 2]
+    queue = [waiting(5, tenant="a"), waiting(6, tenant="b"), waiting(7, program_priority=100, tenant="b")]
+    assert order(queue) == [0, 2, 1]
+
+
 STANDINGS = st.builds(
     Standing,
     engine_priority=st.integers(-2, 2),
     program_priority=st.integers(0, 100),
     fork=st.sampled_from([None, FORK, OTHER]),
     deadline=st.sampled_from([math.inf, 1.0, 2.0]),
+    tenant=st.sampled_from([None, "a"]),
 )
 QUEUES = st.lists(
     st.builds(Waiting, STANDINGS, st.floats(0, 30), st.integers(0, 300), st.booleans()), max_size=12
@@ -137,6 +149,27 @@ def test_nobody_is_named_twice_and_only_long_fresh_prompts_are_left_out(
         assert 30.0 - queue[index].arrival_s <= RULE.aging_s
     if not any(one.decoding and one.standing.fork for one in running):
         assert len(admitted) == len(queue)
+
+
+def undeclared(one: Standing) -> Standing:
+    return Standing(engine_priority=one.engine_priority, tenant=one.tenant)
+
+
+@given(QUEUES, RUNNING)
+def test_whatever_a_tenant_declares_nobody_of_another_waits_longer(
+    queue: list[Waiting], running: list[Running]
+) -> None:
+    declared = order(queue, *running, now=30.0)
+    without = order(
+        [replace(one, standing=undeclared(one.standing)) if one.standing.tenant else one for one in queue],
+        *(replace(one, standing=undeclared(one.standing)) if one.standing.tenant else one for one in running),
+        now=30.0,
+    )
+    for index, one in enumerate(queue):
+        if one.standing.tenant is None:
+            assert (index in declared) == (index in without)
+            if index in declared:
+                assert declared.index(index) <= without.index(index)
 
 
 @given(QUEUES, RUNNING)

@@ -33,6 +33,9 @@ ORDER_S_PER_RUN: Final = 150e-6
 """An order holds for so many seconds for each context that it ranked, fifty times what ranking takes; for a
 fifth of that where a request needs more blocks than are in order."""
 
+ORDER_S_PER_BLOCK: Final = 100e-6
+"""And for so many seconds for each block that it moved, some thirty times what moving takes."""
+
 DYING_MAX: Final = 4096
 DYING_AT_ONCE: Final = 64
 """After so many dead contexts that were in use, the engine gets its turn."""
@@ -105,6 +108,8 @@ class Books:
         self._dying: OrderedDict[Name, Name | None] = OrderedDict()
         self._ordered_version = 0
         self._ordered_at = -math.inf
+        self._moved = 0
+        """Blocks that were put in order then."""
         self._safe = 0
         """Blocks at the head of the queue that go before whatever has been freed since the order was made."""
         self._changes = 0
@@ -173,6 +178,7 @@ class Books:
 
     def prepare(self, blocks: int, now: float) -> None:
         """Sees to it that the pool gives up the right blocks next, for a request that takes so many."""
+        blocks = min(blocks, self.pool.free)  # a request that does not fit yet is looked at in every step
         short = blocks > self._safe
         self._see_to_order(blocks, now, ORDER_S_PER_RUN / 5 if short else ORDER_S_PER_RUN)
 
@@ -265,7 +271,7 @@ class Books:
         if not (contexts.dead or contexts.estimated):
             return
         runs = len(contexts.runs)
-        if 0 <= now - self._ordered_at < holds_s_per_run * runs:
+        if 0 <= now - self._ordered_at < max(holds_s_per_run * runs, ORDER_S_PER_BLOCK * self._moved):
             return
         come_and_gone = blocks > self._safe and CHANGES_PER_RUN * self._changes > runs
         if come_and_gone or contexts.version != self._ordered_version:
@@ -291,9 +297,11 @@ class Books:
         self.contexts.forget_expired(now)
         empty = self.pool.empty_ahead(blocks)
         ahead = len(empty)
+        self._moved = 0
         if ahead < blocks:
             found, unestimated = self._next_to_go(blocks - ahead, now)
             self.pool.give_up_next([*empty, *found])
+            self._moved = len(empty) + len(found)
             ahead += unestimated
         self._safe = ahead
         self._ordered_version = self.contexts.version

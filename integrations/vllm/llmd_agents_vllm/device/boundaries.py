@@ -9,7 +9,7 @@ known is its share of the bytes.
 from collections.abc import Sequence
 from typing import Final
 
-from llmd_agents.cache_index import Contexts
+from llmd_agents.cache_index import Contexts, Run
 
 NAMES_MAX: Final = 8
 """Of what one digest has stood for, the newest are looked at."""
@@ -35,7 +35,10 @@ def boundaries(
     """
     if not links or prompt_tokens <= 0:
         return ()
-    ends: list[int | None] = [_known(digest, hashes, contexts, scope, block_size) for digest, _ in links]
+    shared: dict[Run, int] = {}
+    ends: list[int | None] = [
+        _known(digest, hashes, contexts, scope, block_size, shared) for digest, _ in links
+    ]
     # The whole prompt ends where it ends, whatever else the last link has stood for.
     ends[-1] = prompt_tokens
     found: list[tuple[bytes, int]] = []
@@ -61,12 +64,17 @@ def boundaries(
 
 
 def _known(
-    digest: bytes, hashes: Sequence[bytes], contexts: Contexts, scope: str | None, block_size: int
+    digest: bytes,
+    hashes: Sequence[bytes],
+    contexts: Contexts,
+    scope: str | None,
+    block_size: int,
+    known: dict[Run, int],
 ) -> int | None:
     """Returns the least end that overlaps with earlier prompts allow; None for a digest that is new."""
     least: int | None = None
     for name in contexts.named(digest, scope)[-NAMES_MAX:]:
-        shared = contexts.shared_blocks(name, hashes)
+        shared = contexts.shared_blocks(name, hashes, known)
         whole = shared == name.run.end
         end = name.tokens if whole else shared * block_size
         if least is None or end < least:

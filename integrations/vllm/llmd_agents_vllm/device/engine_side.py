@@ -90,9 +90,9 @@ class EngineSide:
             ),
         )
 
-    def about_to_start(self, request: "Request", now: float) -> None:
-        """Takes note that a request is about to be given blocks."""
-        self._books.prepare(-(-request.num_tokens // self._block_size), now)
+    def about_to_start(self, request: "Request", cached_tokens: int, now: float) -> None:
+        """Takes note that a request is about to be given blocks for what is not on the device of it."""
+        self._books.prepare(-(-(request.num_tokens - cached_tokens) // self._block_size), now)
 
     def scheduled(self, output: "SchedulerOutput", now: float) -> None:
         """Takes in one step, as it has just been scheduled."""
