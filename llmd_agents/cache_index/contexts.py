@@ -372,19 +372,22 @@ class Contexts:
             name.estimate = None
             del self.estimated[name]
 
-    def retained(self, now: float) -> dict[str, int]:
-        """Returns the tokens under an estimate, by scope ("" without one)."""
+    def retained(self, now: float, whose: Callable[[Name], str] | None = None) -> dict[str, int]:
+        """Returns the tokens under an estimate, by scope ("" without one), or by what `whose` tells of a name.
+
+        What several names share counts for the one that was estimated first.
+        """
         seen: set[Run] = set()
         tokens: dict[str, int] = {}
         for name in self.estimated:
             if _expired(name, now):
                 continue
-            scope = name.scope or ""
+            key = (name.scope or "") if whose is None else whose(name)
             for run in _up(name.run):
                 if run in seen:
                     break
                 seen.add(run)
-                tokens[scope] = tokens.get(scope, 0) + run.present * self._block_size
+                tokens[key] = tokens.get(key, 0) + run.present * self._block_size
         return tokens
 
     # --- inside

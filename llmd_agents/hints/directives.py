@@ -145,6 +145,8 @@ class EngineKv(Contract):
         used: tokens that each tier holds; of the device, cached or in use.
         budget: tokens that estimates may keep beyond least-recently-used order.
         retained: tokens under an estimate that has not expired, by scope ("" without one).
+        retained_by_program: the same by the program whose step brought them ("" where none was declared), as
+            far as the engine knows; the largest `PROGRAMS_SHOWN_MAX`.
     """
 
     epoch: Id
@@ -154,6 +156,7 @@ class EngineKv(Contract):
     used: dict[str, Size] = Field(default_factory=dict)
     budget: Size = 0
     retained: dict[str, Size] = Field(default_factory=dict)
+    retained_by_program: dict[str, Size] = Field(default_factory=dict)
 
 
 class _Action(Contract):

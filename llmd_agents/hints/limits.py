@@ -25,5 +25,8 @@ SECONDS_MAX: Final = 10**9
 EVENTS_PER_BATCH_MAX: Final = 1000
 EVENTS_BODY_MAX_BYTES: Final = 1 << 20
 
+PROGRAMS_SHOWN_MAX: Final = 256
+"""Most programs that an engine tells retained context of."""
+
 ACTIONS_PER_MESSAGE_MAX: Final = 1000
 DIRECTIVES_BODY_MAX_BYTES: Final = 8 << 20

@@ -29,6 +29,9 @@ from llmd_agents.hints.limits import HEADER_MAX_BYTES
 KEY: Final = "llmd_agents"
 VERSION: Final = 1
 
+AHEAD: Final = "llmd-ahead-"
+"""How ids of requests begin that bring context ahead of its use, and are no use of it."""
+
 FIRST_LINKS: Final = 8
 LINKS_MAX: Final = 512
 """Most links that are carried; of a longer chain the first `FIRST_LINKS` and the newest.

@@ -1,5 +1,6 @@
 """The books of one engine: contexts, their blocks on the device and below, and the order of eviction."""
 
+import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from llmd_agents.cache_index import (
     retain,
 )
 from llmd_agents.hints import Budget, Hints, Release, ResidencyChange, Retain, Tier
+from llmd_agents.hints.limits import PROGRAMS_SHOWN_MAX
 
 from .boundaries import boundaries
 from .fate import Fate, fate, outlives_branch
@@ -234,6 +236,16 @@ class Books:
 
     def retained(self, now: float) -> dict[str, int]:
         return self.contexts.retained(now)
+
+    def retained_by_program(self, now: float) -> dict[str, int]:
+        """Returns the tokens under an estimate by the program that brought them, of those that have most."""
+
+        def whose(name: Name) -> str:
+            return self._owners.get((name.digest, name.scope), ("", ""))[0]
+
+        tokens = self.contexts.retained(now, whose)
+        most = heapq.nlargest(PROGRAMS_SHOWN_MAX, tokens, key=lambda program: tokens[program])
+        return {program: tokens[program] for program in most}
 
     def give_up(self, hashes: Sequence[bytes]) -> int:
         """Gives up the free blocks of these; returns how many of them are on the device still."""

@@ -148,6 +148,7 @@ class EngineSide:
             used={Tier.DEVICE.value: books.pool.cached_or_used * self._block_size},
             budget=budget,
             retained=books.retained(now),
+            retained_by_program=books.retained_by_program(now),
         )
 
     # --- inside

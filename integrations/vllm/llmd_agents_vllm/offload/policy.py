@@ -28,6 +28,7 @@ from vllm.v1.kv_offload.cpu.policies.lru import LRUCachePolicy
 
 from llmd_agents.hints import Estimate
 
+from ..carried import AHEAD
 from ..startup_check import Part, usable
 from . import settings
 from .declared import Declaration, declared
@@ -77,7 +78,9 @@ class AgentOffloadPolicy(CachePolicy):
         self._ledger: Ledger | None = None
         if usable(Part.OFFLOAD):
             self._ledger = Ledger(
-                cache_capacity, shares.budget * cache_capacity, shares.tenant_budget * cache_capacity
+                cache_capacity,
+                shares.retention_budget * cache_capacity,
+                shares.retention_budget_per_tenant * cache_capacity,
             )
         self._coming: dict[OffloadKey, OffloadKey | None] = {}
         self._ready: dict[OffloadKey, None] = {}
@@ -120,6 +123,8 @@ class AgentOffloadPolicy(CachePolicy):
         req_context: ReqContext,
     ) -> None:
         self._lru.on_request_finished(key_groups, insertion_only_keys, reused_keys, req_context)
+        if req_context.req_id.startswith(AHEAD):
+            return
         self._booked(
             lambda ledger: ledger.finished(
                 [_with_ends(keys, req_context) for keys in key_groups],

@@ -120,10 +120,10 @@ class Tier:
         assert isinstance(policy, AgentOffloadPolicy)
         return policy
 
-    def begin(self, path: str, params: Mapping[str, Any] | None = None) -> ReqContext:
+    def begin(self, path: str, params: Mapping[str, Any] | None = None, name: str = "r") -> ReqContext:
         self._requests += 1
         self.clock.now += self.clock.step
-        context = ReqContext(f"r{self._requests}", None if params is None else dict(params))
+        context = ReqContext(f"{name}{self._requests}", None if params is None else dict(params))
         for end, key in enumerate(keys_of(path), 1):
             context.set_offload_key_position(key, end * TOKENS)
         self.manager.on_new_request(context)
@@ -145,9 +145,11 @@ class Tier:
         assert evicted is not None
         return evicted
 
-    def load(self, path: str, start: int, params: Mapping[str, Any] | None = None) -> None:
+    def load(
+        self, path: str, start: int, params: Mapping[str, Any] | None = None, *, name: str = "r"
+    ) -> None:
         """A request that loads all from `start` on; what precedes it the device has."""
-        context = self.begin(path, params)
+        context = self.begin(path, params, name)
         keys = keys_of(path)[start:]
         self.manager.prepare_load(keys, context)
         self.manager.complete_load(keys, context)

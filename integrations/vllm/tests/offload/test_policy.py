@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmd_agents.hints import Estimate, eviction_order
+from llmd_agents_vllm.carried import AHEAD
 from llmd_agents_vllm.offload import ledger, settings
 from llmd_agents_vllm.offload.policy import AgentOffloadPolicy, policy_of_process
 
@@ -64,6 +65,18 @@ def test_the_tail_of_a_context_goes_before_its_head(clock: Clock) -> None:
     tier.run("abcd", carried("abcd", forecast=END))
     tier.push(4)
     assert tier.holds("abcd") == 2
+
+
+@pytest.mark.parametrize("name", ["r", AHEAD])
+def test_what_was_brought_ahead_of_its_use_is_still_its_programs_alone(clock: Clock, name: str) -> None:
+    tier = Tier(5, clock)
+    tier.run("ab", carried("ab", forecast=SOON))
+    tier.run("cde", carried("cde", program="q", forecast=LATE))
+    tier.load("ab", 0, name=name)
+    tier.run("ab", carried("ab", forecast=END))
+    tier.push(2)
+    # Somebody else's use, of whom nothing is known, would keep it.
+    assert (tier.holds("ab"), tier.holds("cde")) == ((2, 1) if name == "r" else (0, 3))
 
 
 def test_what_living_programs_share_with_an_ended_one_stays(clock: Clock) -> None:
@@ -198,7 +211,7 @@ def test_a_load_of_the_end_of_a_context_uses_its_beginning_too(clock: Clock) -> 
 
 
 def test_estimates_keep_no_more_than_their_budget(clock: Clock) -> None:
-    with settings.in_force(settings.Settings(budget=0.25)):
+    with settings.in_force(settings.Settings(retention_budget=0.25)):
         tier = Tier(8, clock)
     tier.run("ab", carried("ab", program="p", forecast={**SOON, "after": 22.0}))
     tier.run("cd", carried("cd", program="q", forecast=SOON))
@@ -208,7 +221,7 @@ def test_estimates_keep_no_more_than_their_budget(clock: Clock) -> None:
 
 
 def test_a_tenant_keeps_no_more_than_its_own_budget(clock: Clock) -> None:
-    with settings.in_force(settings.Settings(budget=1.0, tenant_budget=0.25)):
+    with settings.in_force(settings.Settings(retention_budget=1.0, retention_budget_per_tenant=0.25)):
         tier = Tier(8, clock)
     tier.run("ab", carried("ab", program="p", scope="one", forecast={**SOON, "after": 22.0}))
     tier.run("cd", carried("cd", program="q", scope="one", forecast=SOON))

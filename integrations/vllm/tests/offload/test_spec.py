@@ -69,11 +69,8 @@ def test_another_policy_may_be_named(engine_id: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (
-            {"retention_budget": 2},
-            "retention_budget in kv_connector_extra_config must be a share",
-        ),
-        ({"retention_budget_per_tenant": "x"}, "retention_budget_per_tenant in .* must be a number"),
+        ({"retention_budget": 2}, "retention_budget: .* less than or equal to 1"),
+        ({"retention_budget_per_tenant": "0.5"}, "retention_budget_per_tenant: .* a valid number"),
         ({"cpu_bytes_to_use": PAGE - 1}, f"too little for one chunk, which takes {PAGE} bytes"),
         ({"canonical_layout": True}, "canonical_layout in kv_connector_extra_config needs a GPU"),
     ],
