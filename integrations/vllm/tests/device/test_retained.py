@@ -26,7 +26,7 @@ def test_of_many_programs_those_that_have_most() -> None:
     cache = RealCache(2 * PROGRAMS_SHOWN_MAX)
     cache.run(prompt("large", 2 * BLOCK), [("large", 2 * BLOCK)], hints=waits("large"))
     for number in range(PROGRAMS_SHOWN_MAX):
-        cache.run(prompt(f"{number}", BLOCK), [(f"{number}", BLOCK)], hints=waits(f"p{number}"))
+        cache.run([10_000 + number] * BLOCK, [(f"{number}", BLOCK)], hints=waits(f"p{number}"))
     told = cache.books.retained_by_program(cache.now)
     assert len(told) == PROGRAMS_SHOWN_MAX
     assert told["large"] == 2 * BLOCK
