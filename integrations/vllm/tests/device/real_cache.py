@@ -37,7 +37,7 @@ class RealCache:
 
     Args:
         num_blocks: of four tokens each, besides the null block.
-        window: of the attention, in tokens; all of it if None.
+        windows: of the attention of each group of layers, in tokens; None for all of it.
     """
 
     def __init__(
@@ -48,25 +48,30 @@ class RealCache:
         budget: float = 1.0,
         scope_budget: float = 1.0,
         at_once: int = 64,
-        window: int | None = None,
+        windows: Sequence[int | None] = (None,),
     ) -> None:
         shape: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
-        spec: KVCacheSpec = FullAttentionSpec(block_size=BLOCK, **shape)
-        if window is not None:
-            spec = SlidingWindowSpec(block_size=BLOCK, **shape, sliding_window=window)
-        group = KVCacheGroupSpec(["layer"], spec)
-        config = KVCacheConfig(num_blocks=num_blocks + 1, kv_cache_tensors=[], kv_cache_groups=[group])
+        specs: list[KVCacheSpec] = [
+            FullAttentionSpec(block_size=BLOCK, **shape)
+            if window is None
+            else SlidingWindowSpec(block_size=BLOCK, **shape, sliding_window=window)
+            for window in windows
+        ]
+        groups = [KVCacheGroupSpec([f"layer {at}"], spec) for at, spec in enumerate(specs)]
+        config = KVCacheConfig(num_blocks=num_blocks + 1, kv_cache_tensors=[], kv_cache_groups=groups)
         self.manager = KVCacheManager(
             config, max_model_len=4096, scheduler_block_size=BLOCK, hash_block_size=BLOCK
         )
         self.pool = self.manager.block_pool
-        self.device = DevicePool(self.pool, [0], 0)
+        main = windows.index(None) if None in windows else 0
+        self.device = DevicePool(self.pool, range(len(groups)), main)
         self.books = Books(
             self.device, BLOCK, lower, budget=budget, scope_budget=scope_budget, at_once=at_once
         )
         self.now = 0.0
         self.tick = 1.0
         self._ids = count()
+        self._groups = len(groups)
         self._running: dict[str, tuple[Request, int]] = {}
 
     def start(
@@ -103,7 +108,7 @@ class RealCache:
             ),
         )
         computed, cached, *_ = self.manager.get_computed_blocks(request)
-        self.books.prepare(len(request.block_hashes) + 1, self.now)
+        self.books.prepare(self._groups * (len(request.block_hashes) + 1), self.now)
         fits = self.manager.allocate_slots(
             request, len(prompt) - cached, num_new_computed_tokens=cached, new_computed_blocks=computed
         )

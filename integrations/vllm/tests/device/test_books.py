@@ -280,7 +280,7 @@ def test_what_is_demoted_makes_room_for_what_comes_next() -> None:
 
 
 def test_where_all_attention_slides_only_the_window_is_there() -> None:
-    cache = RealCache(64, window=8)
+    cache = RealCache(64, windows=(8,))
     first = prompt("p", 10 * BLOCK)
     cache.run(first, [("p", 40)])
     hashes = cache.books.contexts.path(cache.books.contexts.named(digest("p"), None)[0])
@@ -288,6 +288,57 @@ def test_where_all_attention_slides_only_the_window_is_there() -> None:
     assert cache.run(first + prompt("q", 8), [("p", 40), ("q", 48)]) == 40
     check_blocks(cache)
     assert cache.resident() == {}
+
+
+HYBRID = [(None, 8), (8, None), (None, 8, 12)]
+"""Full attention beside sliding windows: every group takes blocks from the one pool."""
+
+
+@pytest.mark.parametrize("windows", HYBRID)
+@pytest.mark.parametrize("retained", [False, True])
+def test_in_a_hybrid_pool_a_retained_context_survives_a_flood_in_all_groups(
+    windows: tuple[int | None, ...], retained: bool
+) -> None:
+    cache = RealCache(48, windows=windows)
+    kept = prompt("kept", 4 * BLOCK)
+    cache.run(kept, [("kept", 4 * BLOCK)])
+    if retained:
+        assert cache.books.retain(retain("kept", after=0.5), cache.now)[0] == "applied"
+    flood(cache, 96)
+    assert set(cache.resident()) == ({digest("kept")} if retained else set())
+    assert cache.run([*kept, 7]) == (4 * BLOCK if retained else 0)
+
+
+@pytest.mark.parametrize("windows", HYBRID)
+def test_in_a_hybrid_pool_a_large_request_spares_what_is_retained(
+    windows: tuple[int | None, ...],
+) -> None:
+    cache = RealCache(24 * len(windows), windows=windows, at_once=1)
+    kept = prompt("kept", 4 * BLOCK)
+    cache.run(kept, [("kept", 4 * BLOCK)])
+    for name in ("one", "two", "three", "four"):
+        cache.run(prompt(name, 4 * BLOCK), [(name, 4 * BLOCK)])
+    cache.now += 30
+    cache.books.retain(retain("kept", after=0.5), cache.now)
+    cache.run(prompt("new", 16 * BLOCK))
+    assert cache.run([*kept, 7]) == 4 * BLOCK
+
+
+@pytest.mark.parametrize("windows", HYBRID)
+@pytest.mark.parametrize("released", [False, True])
+def test_in_a_hybrid_pool_a_released_context_goes_first_in_all_groups(
+    windows: tuple[int | None, ...], released: bool
+) -> None:
+    cache = RealCache(16 * len(windows), windows=windows)
+    old, dead = prompt("old", 4 * BLOCK), prompt("dead", 4 * BLOCK)
+    cache.run(old, [("old", 4 * BLOCK)])
+    cache.run(dead, [("dead", 4 * BLOCK)])
+    if released:
+        assert cache.books.release(release("dead")) == ("applied", None, 4 * BLOCK)
+    flood(cache, 12)
+    assert set(cache.resident()) == {digest("old" if released else "dead")}
+    assert cache.run([*(old if released else dead), 7]) == 4 * BLOCK
+    assert cache.run([*(dead if released else old), 7]) == 0
 
 
 def test_a_session_that_takes_tokens_back_still_ends() -> None:
@@ -345,9 +396,11 @@ actions = st.lists(
 
 
 @settings(max_examples=150)
-@given(actions)
-def test_books_and_pool_agree_whatever_happens(moves: list[tuple[str, int, int]]) -> None:
-    cache = RealCache(24, budget=0.5, at_once=6)
+@given(actions, st.sampled_from([(None,), (None, 8)]))
+def test_books_and_pool_agree_whatever_happens(
+    moves: list[tuple[str, int, int]], windows: tuple[int | None, ...]
+) -> None:
+    cache = RealCache(24, windows=windows, budget=0.5, at_once=6)
     running: list[str] = []
     for kind, which, length in moves:
         family = prompt(f"family {which % 3}", 40)
