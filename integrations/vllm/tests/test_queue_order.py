@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from llmd_agents.engine.dispatch import CachedFirst
 from llmd_agents.engine.request import EngineRequest, Progress
+from llmd_agents_vllm.options import BadOptions
 from llmd_agents_vllm.queue_order import (
-    BadOptions,
     ForkId,
     QueueRule,
     Running,
@@ -234,26 +234,30 @@ def test_the_embedded_engine_picks_the_same_request(
 
 
 def test_options() -> None:
-    assert QueueRule.of({}) == QueueRule(10.0, 2048)
-    assert QueueRule.of({"aging_s": 2.5, "short_tokens": 0}) == QueueRule(2.5, 0)
+    assert QueueRule.of({}) == QueueRule(aging_s=10.0, short_tokens=2048)
+    assert QueueRule.of({"aging_s": 2.5, "short_tokens": 0}) == QueueRule(aging_s=2.5, short_tokens=0)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "must be an object"),
-        ("aging_s=3", "must be an object"),
-        ({"ageing_s": 3}, "no option 'ageing_s' (it knows aging_s, short_tokens)"),
-        ({"aging_s": "3"}, "aging_s must be a number of 0 or more, not '3'"),
-        ({"aging_s": -1}, "aging_s must be"),
-        ({"aging_s": True}, "aging_s must be"),
-        ({"aging_s": math.nan}, "aging_s must be"),
-        ({"aging_s": math.inf}, "aging_s must be"),
-        ({"aging_s": None}, "aging_s must be"),
-        ({"short_tokens": 1.5}, "short_tokens must be a whole number of 0 or more, not 1.5"),
+        ([], "should be a valid dictionary"),
+        ("aging_s=3", "should be a valid dictionary"),
+        ({"ageing_s": 3}, "ageing_s: Extra inputs are not permitted (got 3; options: aging_s, short_tokens)"),
+        ({"aging_s": "3"}, "aging_s: Input should be a valid number (got '3'"),
+        ({"aging_s": -1}, "aging_s: Input should be greater than or equal to 0 (got -1"),
+        ({"aging_s": True}, "aging_s: Input should be a valid number (got True"),
+        ({"aging_s": math.nan}, "aging_s: Input should be a finite number (got nan"),
+        ({"aging_s": math.inf}, "aging_s: Input should be a finite number (got inf"),
+        ({"aging_s": None}, "aging_s: Input should be a valid number (got None"),
+        ({"short_tokens": 1.5}, "short_tokens: Input should be a valid integer (got 1.5"),
+        ({"short_tokens": -1}, "short_tokens: Input should be greater than or equal to 0 (got -1"),
+        ({"short_tokens": True}, "short_tokens: Input should be a valid integer (got True"),
     ],
 )
 def test_bad_options_say_what_is_wrong(options: Any, message: str) -> None:
     with pytest.raises(BadOptions) as error:
         QueueRule.of(options)
+    assert str(error.value).startswith('additional_config["llmd_agents"]: ')
     assert message in str(error.value)
+    assert "\n" not in str(error.value)

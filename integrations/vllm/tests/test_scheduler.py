@@ -12,7 +12,8 @@ from harness.in_process import InProcessEngine, in_process
 from llmd_agents.hints import ForkPosition, Hints, Program, Step, encode_hints
 from llmd_agents_vllm.agent_queue import AgentQueue
 from llmd_agents_vllm.carried import KEY
-from llmd_agents_vllm.queue_order import BadOptions, QueueRule
+from llmd_agents_vllm.options import BadOptions
+from llmd_agents_vllm.queue_order import QueueRule
 from llmd_agents_vllm.scheduler import AgentScheduler, AsyncAgentScheduler, rule_of
 from llmd_agents_vllm.startup_check import MODE_VARIABLE
 
@@ -256,8 +257,10 @@ def test_options_of_the_operator() -> None:
         return rule_of(SimpleNamespace(additional_config=additional))
 
     assert rule({}) == rule({"other": 1}) == rule(object()) == QueueRule()
-    assert rule({"llmd_agents": {"aging_s": 3, "short_tokens": 512}}) == QueueRule(3, 512)
-    with pytest.raises(BadOptions, match="no option 'aging'"):
+    assert rule({"llmd_agents": {"aging_s": 3, "short_tokens": 512}}) == QueueRule(
+        aging_s=3, short_tokens=512
+    )
+    with pytest.raises(BadOptions, match=r"aging: .* \(got 3; options: aging_s, short_tokens\)"):
         rule({"llmd_agents": {"aging": 3}})
 
 

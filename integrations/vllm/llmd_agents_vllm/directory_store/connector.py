@@ -18,12 +18,11 @@ damaged file is gone or known to be of no use, and what is missing is computed. 
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from weakref import ReferenceType, ref
 
+from pydantic import Field
 from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     KVConnectorBase_V1,
     KVConnectorRole,
@@ -32,6 +31,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
+from ..options import StrictOptions
 from ..startup_check import Part, usable
 from .copier import Copier
 from .layers import BlockLayers, UnknownLayout
@@ -53,33 +53,18 @@ if TYPE_CHECKING:
     from vllm.v1.request import Request
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(StrictOptions):
     """What `kv_connector_extra_config` says."""
 
-    path: Path
-    max_bytes: int | None
-    save_outputs: bool
+    where: ClassVar[str] = "SharedDirectoryConnector"
 
-    @classmethod
-    def of(cls, extra_config: Mapping[str, Any]) -> "Settings":
-        """Reads the settings.
+    path: Annotated[str, Field(min_length=1)]
+    max_bytes: Annotated[int, Field(gt=0)] | None = None
+    save_outputs: bool = True
 
-        Raises:
-            ValueError: a setting is missing, unknown or of the wrong type.
-        """
-        unknown = sorted(set(extra_config) - {"path", "max_bytes", "save_outputs"})
-        if unknown:
-            raise ValueError(f"SharedDirectoryConnector has no settings {unknown}")
-        path, max_bytes = extra_config.get("path"), extra_config.get("max_bytes")
-        save_outputs = extra_config.get("save_outputs", True)
-        if not isinstance(path, str) or not path:
-            raise ValueError("SharedDirectoryConnector needs 'path', the directory that engines share")
-        if max_bytes is not None and (type(max_bytes) is not int or max_bytes <= 0):
-            raise ValueError(f"'max_bytes' is a positive number of bytes, not {max_bytes!r}")
-        if type(save_outputs) is not bool:
-            raise ValueError(f"'save_outputs' is true or false, not {save_outputs!r}")
-        return cls(Path(path).absolute(), max_bytes, save_outputs)
+    @property
+    def directory(self) -> Path:
+        return Path(self.path).absolute()
 
 
 _newest: "ReferenceType[SharedDirectoryConnector] | None" = None
@@ -94,7 +79,8 @@ class SharedDirectoryConnector(KVConnectorBase_V1, SupportsHMA):
     """See the module. An engine that cannot be served correctly runs as without it and says why, once.
 
     Raises:
-        ValueError: a setting is wrong, or `kv_load_failure_policy` is not "recompute".
+        BadOptions: a setting is wrong.
+        ValueError: `kv_load_failure_policy` is not "recompute".
     """
 
     _cache_hit_source = CacheHitSource.DISK
@@ -124,10 +110,12 @@ class SharedDirectoryConnector(KVConnectorBase_V1, SupportsHMA):
             self._decline(reason)
         else:
             description = describe(vllm_config, kv_cache_config)
-            log.info("KV blocks are shared in %s among engines with %s", self._settings.path, description)
+            log.info(
+                "KV blocks are shared in %s among engines with %s", self._settings.directory, description
+            )
             name = namespace(description)
             ranks = range(vllm_config.parallel_config.tensor_parallel_size)
-            files = [BlockFiles(self._settings.path, name, rank=rank) for rank in ranks]
+            files = [BlockFiles(self._settings.directory, name, rank=rank) for rank in ranks]
             files[0].remove_unfinished(time.time())
             self._planner = Planner(
                 files,
@@ -141,7 +129,7 @@ class SharedDirectoryConnector(KVConnectorBase_V1, SupportsHMA):
     def _decline(self, reason: str) -> None:
         self._planner = None
         self._declined = reason
-        log.warning("KV blocks are neither written to nor read from %s: %s", self._settings.path, reason)
+        log.warning("KV blocks are neither written to nor read from %s: %s", self._settings.directory, reason)
 
     @property
     def requires_kv_delivery(self) -> bool:
@@ -234,7 +222,7 @@ class SharedDirectoryConnector(KVConnectorBase_V1, SupportsHMA):
         if self._copier is None and plan.namespace and self._layers is not None:
             rank = self._vllm_config.parallel_config.rank
             files = BlockFiles(
-                self._settings.path,
+                self._settings.directory,
                 plan.namespace,
                 rank=rank,
                 layout=self._layers.layout,

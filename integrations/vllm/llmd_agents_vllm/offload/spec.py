@@ -23,7 +23,7 @@ class AgentOffloadSpec(TieringOffloadingSpec):
     """Takes all options of `TieringOffloadingSpec`, and those of `offload.settings`.
 
     Raises:
-        ValueError: if an option cannot be what was meant.
+        ValueError: if an option cannot be what was meant (`BadOptions` for those of ours).
     """
 
     def __init__(self, config: OffloadingConfig) -> None:

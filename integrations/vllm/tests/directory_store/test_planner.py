@@ -14,6 +14,7 @@ from llmd_agents_vllm.directory_store.connector import Settings
 from llmd_agents_vllm.directory_store.plan import Done, Plan
 from llmd_agents_vllm.directory_store.planner import SEEN_FOR_S, Planner
 from llmd_agents_vllm.directory_store.store import BlockFiles
+from llmd_agents_vllm.options import BadOptions
 
 NAMESPACE, BLOCK = b"n" * 16, 4
 
@@ -237,25 +238,28 @@ def test_requests_leave_nothing_behind(directory: Directory) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        {},
-        {"path": ""},
-        {"path": 7},
-        {"path": "kv", "max_bytes": 0},
-        {"path": "kv", "max_bytes": True},
-        {"path": "kv", "max_bytes": "1G"},
-        {"path": "kv", "save_outputs": "yes"},
-        {"path": "kv", "directory": "kv"},
+        ({}, "path: Field required"),
+        ({"path": ""}, "path: .* (got ''"),
+        ({"path": 7}, "path: .* (got 7"),
+        ({"path": "kv", "max_bytes": 0}, "max_bytes: .* greater than 0 (got 0"),
+        ({"path": "kv", "max_bytes": True}, "max_bytes: .* integer (got True"),
+        ({"path": "kv", "max_bytes": 1e9}, "max_bytes: .* integer (got 1000000000.0"),
+        ({"path": "kv", "max_bytes": "1G"}, "max_bytes: .* integer (got '1G'"),
+        ({"path": "kv", "save_outputs": "yes"}, "save_outputs: .* boolean (got 'yes'"),
+        ({"path": "kv", "save_outputs": 1}, "save_outputs: .* boolean (got 1"),
+        ({"path": "kv", "room": 1}, "room: .* not permitted (got 1; options: path, max_bytes, save_outputs"),
     ],
 )
-def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"path|max_bytes|save_outputs|directory"):
+def test_wrong_settings_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(BadOptions, match="^SharedDirectoryConnector: " + said.replace("(", r"\(")):
         Settings.of(wrong)
 
 
 def test_settings() -> None:
-    assert Settings.of({"path": "kv"}) == Settings(Path.cwd() / "kv", None, True)
-    assert Settings.of({"path": "/kv", "max_bytes": 5, "save_outputs": False}) == Settings(
-        Path("/kv"), 5, False
-    )
+    settings = Settings.of({"path": "kv"})
+    assert settings.directory == Path.cwd() / "kv"
+    assert (settings.max_bytes, settings.save_outputs) == (None, True)
+    settings = Settings.of({"path": "/kv", "max_bytes": 5, "save_outputs": False})
+    assert (settings.directory, settings.max_bytes, settings.save_outputs) == (Path("/kv"), 5, False)

@@ -20,7 +20,9 @@ def test_shares_are_read() -> None:
 @pytest.mark.parametrize("key", ["retention_budget", "retention_budget_per_tenant"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf"), "0.5", None, True, [0.5]])
 def test_what_is_no_share_is_refused(key: str, value: Any) -> None:
-    with pytest.raises(BadOptions, match=rf"^AgentOffloadSpec: {key}: Input should be .* \(got .*; options: "):
+    with pytest.raises(
+        BadOptions, match=rf"^AgentOffloadSpec: {key}: Input should be .* \(got .*; options: "
+    ):
         settings_of({key: value})
 
 
