@@ -66,10 +66,23 @@ def _kv(connector: AgentConnector, given: Any, now: float) -> Any:
 
 
 def _direct(connector: AgentConnector, given: Any, now: float) -> Any:
-    """Carries out the actions of a message, each answered as {"outcome": …} or {"ahead": …}."""
+    """Carries out the actions of a message, each answered as {"outcome": …} or {"ahead": …}.
+
+    Raises:
+        NotInUse: if the connector does none. Once it has done one, what it cannot do any more is rejected.
+    """
     answers: list[dict[str, Any]] = []
     for action in decode_directives(given.encode()).actions:
-        answer = _carry_out(connector, action, now) if isinstance(action, tuple) else action
+        answer: DirectiveOutcome | Ahead
+        if isinstance(action, DirectiveOutcome):
+            answer = action
+        else:
+            try:
+                answer = _carry_out(connector, action, now)
+            except NotInUse as error:
+                if not answers:
+                    raise
+                answer = DirectiveOutcome(action_id=action[0], outcome="rejected", reason=str(error))
         if isinstance(answer, Ahead):
             ahead = {"action_id": answer.action_id, "tokens": answer.tokens, "salt": answer.salt}
             answers.append({"ahead": ahead})
