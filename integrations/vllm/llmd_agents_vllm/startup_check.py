@@ -174,6 +174,7 @@ NEEDS: Final[Mapping[Part, Sequence[Need]]] = {
     Part.ENDPOINT: (
         Has("vllm.inputs:tokens_input"),
         Has("vllm.v1.engine.async_llm:AsyncLLM.engine_core"),
+        Has("vllm.v1.engine.core_client:MPClient.core_engines"),
         Calls("vllm.v1.engine.core_client:AsyncMPClient.call_utility_async", ("method",)),
     ),
     Part.OFFLOAD: (
