@@ -373,7 +373,7 @@ class Contexts:
             del self.estimated[name]
 
     def retained(self, now: float, whose: Callable[[Name], str] | None = None) -> dict[str, int]:
-        """Returns the tokens under an estimate, by scope ("" without one), or by what `whose` tells of a name.
+        """Returns the tokens under an estimate, by scope ("" without one), or by what `whose` tells.
 
         What several names share counts for the one that was estimated first.
         """
