@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from typing import Any, Final
 
 import httpx
@@ -20,6 +21,9 @@ from .shared_memory import remove_regions, with_engine_id
 
 READY_S: Final = 300.0
 """Seconds until an engine must answer; alone it takes about 25."""
+
+_PORTS: Final = range(20_000, 32_000)
+"""Engines listen on these: below those that the system gives to outgoing connections."""
 
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -199,9 +203,19 @@ def _last_words(log: Path) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Returns ports that nobody listens on now, and that no outgoing connection takes before an engine does.
+
+    Raises:
+        EngineFailed: if there are not so many.
+    """
+    found: list[int] = []
+    with ExitStack() as held:  # until all are found, so that they differ
+        for port in SystemRandom().sample(_PORTS, len(_PORTS)):
+            if len(found) == count:
+                return found
+            try:
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            found.append(port)
+    raise EngineFailed(f"fewer than {count} ports are free of {_PORTS.start} to {_PORTS.stop - 1}")
