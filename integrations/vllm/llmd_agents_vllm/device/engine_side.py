@@ -46,6 +46,7 @@ class EngineSide:
     ) -> None:
         specs = [group.kv_cache_spec for group in cache.kv_cache_groups]
         main = next((at for at, spec in enumerate(specs) if isinstance(spec, FullAttentionSpec)), 0)
+        self._groups = len(specs)
         self._block_size = int(specs[main].block_size)
         self._hash_block_size = int(pool.hash_block_size)
         lower = lower_tiers()
@@ -54,8 +55,9 @@ class EngineSide:
             self._pool,
             self._block_size,
             lower,
-            budget=options.retention_budget,
-            scope_budget=options.retention_budget_per_tenant,
+            # They count blocks of one group, and each group takes its own from the pool.
+            budget=options.retention_budget / self._groups,
+            scope_budget=options.retention_budget_per_tenant / self._groups,
             at_once=config.scheduler_config.max_num_seqs,
         )
         self._prompts = Prompts()
@@ -92,7 +94,8 @@ class EngineSide:
 
     def about_to_start(self, request: "Request", cached_tokens: int, now: float) -> None:
         """Takes note that a request is about to be given blocks for what is not on the device of it."""
-        self._books.prepare(-(-(request.num_tokens - cached_tokens) // self._block_size), now)
+        blocks = -(-(request.num_tokens - cached_tokens) // self._block_size)
+        self._books.prepare(blocks * self._groups, now)
 
     def scheduled(self, output: "SchedulerOutput", now: float) -> None:
         """Takes in one step, as it has just been scheduled."""
@@ -144,8 +147,8 @@ class EngineSide:
             epoch=self._feed.epoch,
             directives=self._directives.supported,
             rates=self._rates.now,
-            tiers={Tier.DEVICE.value: books.pool.size * self._block_size},
-            used={Tier.DEVICE.value: books.pool.cached_or_used * self._block_size},
+            tiers={Tier.DEVICE.value: books.pool.size // self._groups * self._block_size},
+            used={Tier.DEVICE.value: books.pool.cached_or_used // self._groups * self._block_size},
             budget=budget,
             retained=books.retained(now),
             retained_by_program=books.retained_by_program(now),
