@@ -18,7 +18,7 @@ SOURCES: Final = ("device", "host", "disk")
 ALIKE: Final = 0.02
 """Differences below this share are called none."""
 
-_COLUMNS: Final = ("seconds", "prompt", *SOURCES, "computed", "again", "told")
+_COLUMNS: Final = ("s", "prompt", *SOURCES, "computed", "again", "told")
 
 Results = Mapping[str, Mapping[str, Outcome]]
 """By program, then by arm."""

@@ -125,7 +125,8 @@ def test_the_demonstrations_sentences_say_which_way_it_went() -> None:
 
 def test_the_demonstrations_table_has_a_row_for_each_arm() -> None:
     console = Console(record=True, width=80)
-    print_report({"swarm": {STOCK: outcome(200_000), HINTED: outcome(1000)}}, console)
+    large = outcome(200_000, 100_000, {"retain": {"applied": 1234}})
+    print_report({"swarm": {STOCK: large, CACHED_FIRST: large, HINTED: outcome(1000)}}, console)
     text = console.export_text()
     assert "…" not in text
     assert [line.split() for line in text.splitlines() if line.startswith("   with hints")] == [
