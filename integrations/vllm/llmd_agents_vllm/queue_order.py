@@ -7,9 +7,9 @@ the fork that is nearest to its join goes first.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
@@ -134,11 +134,7 @@ def _important_first(order: list[int], fresh: Sequence[int], waiting: Sequence[W
         standing = waiting[order[place]].standing
         places[standing.tenant, standing.engine_priority].append(place)
     for among in places.values():
-        taking = sorted(
-            (order[place] for place in among), key=lambda index: -waiting[index].standing.program_priority
-        )
-        for place, index in zip(among, taking, strict=True):
-            order[place] = index
+        _take_in_turn(order, among, lambda index: -waiting[index].standing.program_priority)
 
 
 def _nearest_join_first(
@@ -172,7 +168,11 @@ def _nearest_join_first(
             standing = waiting[index].standing
             return to_go[standing.tenant, standing.fork], standing.deadline, first[standing.fork]
 
-        branches = sorted((order[place] for place in among), key=nearness)
-        for place, index in zip(among, branches, strict=True):
-            result[place] = index
+        _take_in_turn(result, among, nearness)
     return result
+
+
+def _take_in_turn(order: list[int], places: Sequence[int], key: Callable[[int], Any]) -> None:
+    """Sorts those who have these places among themselves; of equals each keeps its turn."""
+    for place, index in zip(places, sorted((order[place] for place in places), key=key), strict=True):
+        order[place] = index
