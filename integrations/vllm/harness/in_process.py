@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from prometheus_client import REGISTRY, generate_latest
+
+from .counters import Counters, parse
 from .shared_memory import remove_regions, with_engine_id
 
 if TYPE_CHECKING:
@@ -53,6 +56,10 @@ class InProcessEngine:
     @property
     def block_pool(self) -> "BlockPool":
         return self.scheduler.kv_cache_manager.block_pool
+
+    def counters(self) -> Counters:
+        """Returns what engines of this process have counted; vLLM begins anew with each engine."""
+        return parse(generate_latest(REGISTRY).decode())
 
     def generate(
         self, prompt: Prompt, *, kv_transfer_params: Mapping[str, Any] | None = None, **sampling: Any

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY, generate_latest
 
 from harness.connectors import AGENT_CONNECTOR
-from harness.counters import parse
 from harness.hinted import asked, carried, digests, directed, tip
 from harness.in_process import Answer, InProcessEngine, in_process
 from llmd_agents.hints import (
@@ -53,11 +51,6 @@ def flood(engine: InProcessEngine, tokens: int) -> None:
     while done < tokens:
         flood.at += 1  # type: ignore[attr-defined]
         done += len(plain(engine, context(f"flood{flood.at}")).prompt)  # type: ignore[attr-defined]
-
-
-def preemptions() -> int:
-    """Returns how often a running request has lost its blocks, by the counters of the engine made last."""
-    return parse(generate_latest(REGISTRY).decode()).preemptions
 
 
 def whole(answer: Answer) -> int:
@@ -161,9 +154,9 @@ def test_requests_preempt_each_other_with_blocks_held(engine: InProcessEngine) -
     run(engine, context("held"))
     (answer,) = directed(engine, soon(context("held")))
     assert answer["outcome"]["outcome"] == "applied"
-    before = preemptions()
+    before = engine.counters().preemptions
     together = engine.generate_all(prompts, **telling)
-    assert preemptions() > before
+    assert engine.counters().preemptions > before
     assert [answer.output for answer in together] == alone
     assert engine.block_pool.get_num_free_blocks() == 159
 

@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY, generate_latest
 
 from harness.connectors import composed, host_tier, shared_directory
-from harness.counters import Counters, parse
 from harness.hinted import asked, directed, tip
 from harness.in_process import in_process
 from llmd_agents.hints import Demote, Prefetch, Retain, Warm
@@ -18,10 +16,6 @@ from tests.test_agent_connector import BLOCK, context, flood, run, soon, whole
 @pytest.fixture(autouse=True)
 def _no_tiers_of_earlier_engines() -> None:
     gc.collect()  # they are found as long as they are there
-
-
-def counters() -> Counters:
-    return parse(generate_latest(REGISTRY).decode())
 
 
 def test_a_prefetch_from_storage_makes_a_device_hit(tiny_model: Path, tmp_path: Path) -> None:
@@ -75,10 +69,10 @@ def test_beside_storage_of_which_nothing_is_known(tiny_model: Path, tmp_path: Pa
         assert list(asked(engine, "kv")["directives"]) == ["retain", "release", "warm"]
 
         assert engine.llm.reset_prefix_cache()
-        before = counters()
+        before = engine.counters()
         again = run(engine, messages)
         assert again.output == first.output
-        assert (counters() - before).cached_by_source == {"external_unspecified": whole(first)}
+        assert (engine.counters() - before).cached_by_source == {"external_unspecified": whole(first)}
 
         (applied,) = directed(engine, soon(messages))
         assert applied["outcome"]["outcome"] == "applied"
@@ -96,6 +90,6 @@ def test_beside_storage_of_which_nothing_is_known(tiny_model: Path, tmp_path: Pa
         assert tuple(tokens) == first.prompt
         assert engine.generate(tokens, max_tokens=1).cached_tokens == whole(first)
         asked(engine, "brought", len(tokens))
-        before = counters()
+        before = engine.counters()
         assert run(engine, messages).output == first.output
-        assert (counters() - before).cached_by_source == {"device": whole(first)}
+        assert (engine.counters() - before).cached_by_source == {"device": whole(first)}

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY, generate_latest
 
-from harness.counters import Counters, parse
 from harness.in_process import InProcessEngine, in_process
 from llmd_agents.hints import Forecast, Hints, Program, Step, encode_hints
 from llmd_agents_vllm.offload.policy import AgentOffloadPolicy, policy_of_process
@@ -60,12 +58,9 @@ class Host:
 
     def sources(self, tokens: Sequence[int]) -> dict[str, int]:
         """Returns how many tokens of a request were not computed, by where they came from."""
-        before = self._counters()
+        before = self.engine.counters()
         self.ask(tokens)
-        return dict((self._counters() - before).cached_by_source)
-
-    def _counters(self) -> Counters:
-        return parse(generate_latest(REGISTRY).decode())
+        return dict((self.engine.counters() - before).cached_by_source)
 
 
 def started(model: Path, extra_config: Mapping[str, Any]) -> Iterator[Host]:
