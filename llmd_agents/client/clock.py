@@ -1,22 +1,30 @@
-"""The time that events state: Unix seconds, or a simulation's own while it runs."""
+"""The time that events state, and the time that durations are measured in; a simulation's own while it runs."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _clock: Callable[[], float] = time.time
+_monotonic: Callable[[], float] = time.monotonic
 
 
 def event_time() -> float:
-    return _clock()
+    """Returns Unix seconds within what an event may state: the wall's clock may have been set to anything."""
+    return min(max(_clock(), 0.0), 1e11)
+
+
+def monotonic() -> float:
+    """Returns seconds since some moment, by a clock that is never set."""
+    return _monotonic()
 
 
 @contextmanager
 def use_clock(clock: Callable[[], float]) -> Iterator[None]:
-    """Lets the events of this process tell another time than the wall's while the block runs."""
-    global _clock
-    before, _clock = _clock, clock
+    """Lets this process tell another time while the block runs, to its events and in its records."""
+    global _clock, _monotonic
+    before = _clock, _monotonic
+    _clock = _monotonic = clock
     try:
         yield
     finally:
-        _clock = before
+        _clock, _monotonic = before

@@ -18,7 +18,9 @@ from .branch import Branch
 from .clock import event_time
 from .fork import ForkBlock
 from .frame import Frame, current_frame, enter_frame, frame, leave_frame
+from .history import History
 from .ids import Counter, program_id, slug
+from .observer import tell
 from .outbox import Outbox
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class Run:
     def __init__(self, declared: Program) -> None:
         self.declared = declared
         self.outbox = Outbox()
+        self.history = History(declared.id, declared.name)
         self.root = Branch(self, ROOT_BRANCH)
         self.step_ids = Counter("s")
         self.call_ids = Counter("t")
@@ -53,10 +56,15 @@ class Run:
         return self.declared.id
 
     def start(self) -> None:
+        self.history = History(self.id, self.declared.name)
         self.outbox.put(ProgramStarted(program=self.id, at=event_time(), declared=self.declared))
+        tell(lambda observer: observer.program_started(self.history))
 
     def finish(self, outcome: Literal["ok", "error", "cancelled", "abandoned"] = "ok") -> None:
         self.outbox.put(ProgramFinished(program=self.id, at=event_time(), outcome=outcome))
+        history = self.history
+        history.ended, history.outcome = history.now(), outcome
+        tell(lambda observer: observer.program_ended(history))
 
     def here(self) -> Branch:
         """Returns the branch that the calling code runs on: the root branch outside of forks."""
