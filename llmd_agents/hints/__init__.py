@@ -5,7 +5,8 @@ This package imports nothing else of the project, so that an engine can install 
 
 from .ack import ACK_HEADER, Ack, decode_ack, encode_ack
 from .canonical import canonical, canonical_message
-from .digest import Link, UnreadableContext, chain
+from .context_items import UnreadableContext
+from .digest import Link, chain, lineage_digest
 from .directives import (
     KV_EXPORT_PATH,
     KV_PATH,
@@ -130,6 +131,7 @@ __all__ = [
     "encode_events",
     "encode_hints",
     "eviction_order",
+    "lineage_digest",
     "residency_scope",
     "residual",
     "segments_of",
