@@ -1,4 +1,4 @@
-"""The time that events state, and the time that durations are measured in; a simulation's own while it runs."""
+"""The time that events state and that durations are measured in; a simulation's own while it runs."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 from .clock import event_time, monotonic
 
 if TYPE_CHECKING:
-    from llmd_agents.hints import Ack, ForkPosition, Lifetime, LoopPosition, Outcome
+    from collections.abc import Sequence
+
+    from llmd_agents.hints import Ack, ForkPosition, Lifetime, LoopPosition, Outcome, Segment
     from llmd_agents.linter import Divergence
+
+R = TypeVar("R")
 
 Route: TypeAlias = Literal["chat/completions", "completions", "responses"]
 
 RECORDS_MAX = 20_000
 """Most records of a kind that a program keeps; later ones are counted only."""
+
+CONTEXT_MAX = 64
+"""Most stretches of context that a record tells apart; of more, the oldest count as one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +33,8 @@ class StepRecord:
         server: base URL of the API that it went to.
         prompt_bytes: canonical bytes of the whole prompt.
         new_bytes: those of them that no earlier step of the branch had.
+        extends: digest of what went before them; None if they are the whole prompt.
+        context: digest and bytes of each stretch of context since then.
         attempts: requests sent for it.
         first_byte: when the body of the answer began.
         ended: when the answer was complete; None while it is not.
@@ -62,7 +71,19 @@ class StepRecord:
     ack: Ack | None = None
     divergence: Divergence | None = None
     superseded: bool = False
+    extends: bytes | None = None
+    context: tuple[tuple[bytes, int], ...] = ()
     span: object | None = None
+
+
+def stretches(segments: Sequence[Segment]) -> tuple[tuple[bytes, int], ...]:
+    """Returns the digests and sizes of a step's segments as its record keeps them."""
+    surplus = max(len(segments) - CONTEXT_MAX, 0)
+    oldest = sum(segment.size for segment in segments[:surplus])
+    return tuple(
+        (segment.digest, segment.size + (oldest if index == 0 else 0))
+        for index, segment in enumerate(segments[surplus:])
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -148,18 +169,9 @@ class History:
         """Returns the seconds since the program's start, by a clock that does not jump."""
         return monotonic() - self._zero
 
-    def add(self, record: StepRecord | ToolRecord | ForkRecord | BranchRecord) -> None:
-        """Keeps a record, while there is room."""
-        kept: list[StepRecord] | list[ToolRecord] | list[ForkRecord] | list[BranchRecord]
-        if isinstance(record, StepRecord):
-            kept = self.steps
-        elif isinstance(record, ToolRecord):
-            kept = self.tools
-        elif isinstance(record, ForkRecord):
-            kept = self.forks
-        else:
-            kept = self.branches
-        if len(kept) < RECORDS_MAX:
-            kept.append(record)  # type: ignore[arg-type]  (matched above)
+    def keep(self, records: list[R], record: R) -> None:
+        """Adds a record to one of the lists, while there is room."""
+        if len(records) < RECORDS_MAX:
+            records.append(record)
         else:
             self.dropped += 1

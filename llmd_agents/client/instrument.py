@@ -1,32 +1,38 @@
-"""Prepares an OpenAI client: every chat completion it makes carries hints.
+"""Prepares an HTTP client: every model call it makes carries hints.
 
 The hooks sit on the HTTP client below the SDK. They see each attempt of each call, survive `with_options`,
-and work the same for openai 2 (httpx) and openai 3 (httpx2), whose clients share no base class.
+and work the same for httpx and httpx2 (openai 2 and 3), whose clients share no base class.
 """
 
 from __future__ import annotations
 
-import logging
+import json
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from llmd_agents.hints import ACK_HEADER, EVENTS_PATH, HINTS_HEADER
+from llmd_agents.hints import ACK_HEADER, HINTS_HEADER
+from llmd_agents.hints.dialects import apply_body, apply_headers, client_dialects, is_openai
 
 from .frame import current_frame
 from .implicit import ImplicitProgram
+from .place import place_of
+from .quiet import faults
 from .sender import sender_for
 from .steps import PendingStep, begin_step
+from .watched_answer import watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Iterable, MutableMapping
 
     import openai
 
-log = logging.getLogger("llmd_agents.client")
+    from llmd_agents.hints import Outcome
+
+    from .place import Place
 
 C = TypeVar("C", bound="openai.OpenAI | openai.AsyncOpenAI")
+H = TypeVar("H")
 
-_PATH = "/chat/completions"
 _EXTENSION = "llmd_agents.step"
 
 
@@ -51,35 +57,50 @@ class _Response(Protocol):
 
 
 class _Hooks:
-    """The two hooks of one HTTP client. Neither ever raises: hints are advice."""
+    """The hooks of one HTTP client. None of them ever raises: hints are advice."""
 
-    def __init__(self) -> None:
+    def __init__(self, dialects: tuple[str, ...], hosts: frozenset[str] | None) -> None:
+        self._dialects = dialects
+        self._hosts = hosts
         self._implicit = ImplicitProgram("undeclared")
 
     def on_request(self, request: _Request) -> None:
-        try:
-            path = request.url.path
-            if request.method != "POST" or not path.endswith(_PATH) or HINTS_HEADER in request.headers:
+        with faults("no hints for a call"):
+            if self._hosts is not None and request.url.host not in self._hosts:
                 return
-            base = str(request.url.copy_with(path=path.removesuffix(_PATH), query=None)).rstrip("/")
-            pending = begin_step(request.content, base, current_frame(), self._implicit.frame)
-            request.headers[HINTS_HEADER] = pending.header
-            request.extensions[_EXTENSION] = pending
-            pending.frame.branch.run.outbox.add_sender(
-                sender_for(base + EVENTS_PATH.removeprefix("/v1")), request.headers.get("authorization")
+            place = place_of(request.url) if request.method == "POST" else None
+            if place is not None and HINTS_HEADER not in request.headers:
+                self._add_hints(request, place)
+
+    def _add_hints(self, request: _Request, place: Place) -> None:
+        pending = begin_step(request.content, place, current_frame(), self._implicit)
+        request.extensions[_EXTENSION] = pending
+        provider = is_openai(place.server)
+        if not provider:
+            request.headers[HINTS_HEADER] = pending.header()
+            pending.branch.run.outbox.add_sender(
+                sender_for(place.events), request.headers.get("authorization")
             )
-        except Exception as error:  # noqa: BLE001  (whatever goes wrong here, the call itself must go out)
-            log.debug("no hints for this call: %r", error)
+        if dialects := (*self._dialects, "openai") if provider else self._dialects:
+            with faults("no dialect for a call"):
+                for name, value in apply_headers(dialects, pending.hints).items():
+                    request.headers.setdefault(name, value)
+                _change_body(request, dialects, pending)
 
     def on_response(self, response: _Response) -> None:
-        try:
+        with faults("a response was not observed"):
             pending = response.request.extensions.get(_EXTENSION)
-            if not isinstance(pending, PendingStep) or response.status_code >= 400:
-                return
-            pending.on_answer(response.headers.get(ACK_HEADER))
-            self._implicit.answered(pending.frame.branch, pending.links)
-        except Exception as error:  # noqa: BLE001  (as above)
-            log.debug("response not observed: %r", error)
+            if isinstance(pending, PendingStep):
+                pending.on_answer(response.status_code, response.headers.get(ACK_HEADER))
+                if response.status_code < 400:
+                    self._implicit.answered(pending.branch, pending.prompt.links)
+                    watch(response, pending)
+
+    def on_failure(self, request: Any, outcome: Outcome) -> None:
+        with faults("a failure was not observed"):
+            pending = request.extensions.get(_EXTENSION)
+            if isinstance(pending, PendingStep):
+                pending.on_failure(outcome)
 
     async def on_request_async(self, request: _Request) -> None:
         self.on_request(request)
@@ -88,32 +109,102 @@ class _Hooks:
         self.on_response(response)
 
 
-_instrumented: weakref.WeakSet[Any] = weakref.WeakSet()
+def _change_body(request: Any, dialects: tuple[str, ...], pending: PendingStep) -> None:
+    body = apply_body(dialects, pending.hints, json.loads(request.content))
+    if body is None:
+        return
+    # As openai's package writes it.
+    content = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    other = type(request)(request.method, request.url, content=content)
+    request.stream, request._content = other.stream, content
+    request.headers["content-length"] = str(len(content))
 
 
-def instrument(client: C) -> C:
+_attached: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def instrument(client: C, *, dialects: Iterable[str] = ()) -> C:
     """Makes a client send hints; returns the same client. Doing it twice changes nothing.
 
-    Inside `with program(…)` its chat completions are that program's steps; outside they form a program of
-    their own, with a branch for each chain of messages that extends itself. A call that sets the hint header
-    itself is left alone.
+    Inside `with program(…)` its completions, chat completions and responses are that program's steps; outside
+    they form a program of their own, with a branch for each chain of context that extends itself. A call that
+    sets the hint header itself is left alone.
+
+    What goes to OpenAI's own servers has no hint header but a `prompt_cache_key`, unless the call sets one.
+
+    Args:
+        dialects: other stacks whose words are sent as well: `llm_d`, `vllm`, `sglang`, `dynamo`, `openai`,
+            `anthropic`. Some add members to the body.
 
     Raises:
         TypeError: if `client` is not an `openai.OpenAI` or `openai.AsyncOpenAI` (or a subclass).
+        ValueError: if there is no such dialect.
     """
     http: Any = getattr(client, "_client", None)
     if http is None or not hasattr(http, "event_hooks"):
         raise TypeError(f"expected an openai.OpenAI or openai.AsyncOpenAI, not {type(client).__name__}")
-    if http in _instrumented:
-        return client
-    hooks = _Hooks()
+    attach(http, dialects=dialects)
+    return client
+
+
+def attach(http_client: H, *, dialects: Iterable[str] = (), hosts: Iterable[str] | None = None) -> H:
+    """Makes an HTTP client send hints with every model call; returns the same client.
+
+    For frameworks that take an `http_client`: httpx and httpx2, sync and async.
+
+        ChatOpenAI(http_client=attach(httpx.Client()), http_async_client=attach(httpx.AsyncClient()))
+
+    Args:
+        dialects: as for `instrument`.
+        hosts: names of the only hosts that hints may go to; any host by default.
+
+    Raises:
+        TypeError: if it is no such client.
+        ValueError: if there is no such dialect.
+    """
+    http: Any = http_client
+    if not hasattr(http, "event_hooks") or not hasattr(http, "send"):
+        raise TypeError(f"expected a client of httpx or httpx2, not {type(http_client).__name__}")
+    if isinstance(hosts, str):
+        hosts = (hosts,)
+    chosen = client_dialects(dialects)
+    if http in _attached:
+        return http_client
+    hooks = _Hooks(chosen, None if hosts is None else frozenset(host.lower() for host in hosts))
     registered: dict[str, list[Callable[..., Any]]] = http.event_hooks
     if hasattr(http, "aclose"):
         registered["request"].append(hooks.on_request_async)
         registered["response"].append(hooks.on_response_async)
+        http.send = _watched_async(http.send, hooks)
     else:
         registered["request"].append(hooks.on_request)
         registered["response"].append(hooks.on_response)
+        http.send = _watched(http.send, hooks)
     http.event_hooks = registered
-    _instrumented.add(http)
-    return client
+    _attached.add(http)
+    return http_client
+
+
+# What raises instead of responding passes no hook.
+
+
+def _watched(send: Callable[..., Any], hooks: _Hooks) -> Callable[..., Any]:
+    def watched(request: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return send(request, *args, **kwargs)
+        except BaseException as error:
+            hooks.on_failure(request, "error" if isinstance(error, Exception) else "cancelled")
+            raise
+
+    return watched
+
+
+def _watched_async(send: Callable[..., Any], hooks: _Hooks) -> Callable[..., Any]:
+    async def watched(request: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await send(request, *args, **kwargs)
+        except BaseException as error:
+            hooks.on_failure(request, "error" if isinstance(error, Exception) else "cancelled")
+            raise
+
+    return watched

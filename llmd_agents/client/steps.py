@@ -1,74 +1,147 @@
-"""From one outgoing request to its hints, and from its response back to the branch."""
+"""From one outgoing request to its hints, and from its answer back to the branch."""
 
 from __future__ import annotations
 
-import json
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128_digest
 
 from llmd_agents.hints import (
     Hints,
-    Link,
     Step,
+    Superseded,
     UnreadableHints,
-    chain,
     decode_ack,
     encode_hints,
     segments_of,
 )
 from llmd_agents.hints.limits import NAME_MAX_CHARS, PARENTS_MAX
 
-from .frame import Frame
+from .clock import event_time
+from .history import StepRecord, stretches
+from .marks import Mark
+from .observer import tell
+from .prompt import Prompt, read_prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from llmd_agents.hints import Outcome
+
+    from .answer import Answer
+    from .branch import Branch
+    from .frame import Frame
+    from .implicit import ImplicitProgram
+    from .place import Place
 
 
-@dataclass(slots=True)
 class PendingStep:
-    """A step whose request has been sent.
+    """A step whose request has been sent, until its answer is complete.
 
     Attributes:
         declared: whether the application declared the frame; otherwise it was inferred.
-        content: hash of the request body, by which a retry is recognised.
-        header: the encoded hints.
     """
 
-    frame: Frame
-    declared: bool
-    server: str
-    content: bytes
-    step: Step
-    links: list[Link]
-    header: str
-    answered: bool = False
+    def __init__(
+        self, frame: Frame, declared: bool, place: Place, content: bytes, prompt: Prompt, hints: Hints
+    ) -> None:
+        self.frame = frame
+        self.declared = declared
+        self.place = place
+        self.prompt = prompt
+        self.hints = hints
+        self.answered = False
+        self._content = content
+        self._header: str | None = None
+        self._settled = False
+        self._history = frame.branch.run.history
+        self.record = _record(self, self._history.now())
 
-    def is_retried_by(self, content: bytes, server: str, declared: Frame | None) -> bool:
+    @property
+    def branch(self) -> Branch:
+        return self.frame.branch
+
+    def header(self) -> str:
+        """Returns the encoded hints.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
+        if self._header is None:
+            self._header = encode_hints(self.hints)
+        return self._header
+
+    def is_retried_by(self, content: bytes, place: Place, declared: Frame | None) -> bool:
         """Returns whether a request is another attempt at this step: the same call from the same place."""
-        if self.answered or self.content != content or self.server != server:
+        if self.answered or self._content != content or self.place != place:
             return False
         if declared is None:
             return not self.declared
-        return self.declared and declared.branch is self.frame.branch
+        return self.declared and declared.branch is self.branch
 
-    def on_answer(self, ack: str | None) -> None:
-        """Takes note of a successful response."""
+    def start(self) -> None:
+        """Takes note of the step where the branch and the program keep theirs."""
+        branch, history, record = self.branch, self._history, self.record
+        branch.run.context.note_prompt(self.prompt)
+        branch.trail.open(self)
+        history.keep(history.steps, record)
+        tell(lambda observer: observer.step_started(history, record))
+
+    def on_answer(self, status: int, ack: str | None) -> None:
+        """Takes note of the head of a response."""
+        record = self.record
+        record.status = status
+        if status >= 400:
+            self.on_failure("error")
+            return
+        record.outcome = record.ended = None
         if self.answered:
             return
         self.answered = True
-        branch = self.frame.branch
-        branch.advance(self.step.id, self.step.parents)
+        branch = self.branch
+        branch.advance(self.hints.step.id, self.hints.step.parents)
         try:
-            resync = ack is not None and decode_ack(ack).resync
+            record.ack = None if ack is None else decode_ack(ack)
         except UnreadableHints:
-            resync = False
-        if resync:
-            branch.forget_told(self.server)
-        else:
-            branch.told(self.server, self.links)
+            record.ack = None
+        if record.ack is not None and record.ack.resync:
+            branch.trail.forget_told(self.place.server)
+        elif self._header is not None:
+            branch.trail.told(self.place.server, self.prompt.links)
+
+    def on_first_byte(self) -> None:
+        self.record.first_byte = self._history.now()
+
+    def on_failure(self, outcome: Outcome) -> None:
+        """Takes note of an attempt that came to nothing. Another may follow, until the branch ends."""
+        if not self._settled:
+            self.record.outcome, self.record.ended = outcome, self._history.now()
+
+    def on_end(self, answer: Answer, outcome: Outcome) -> None:
+        """Takes note of the end of the answer."""
+        if self._settled:
+            return
+        record, branch = self.record, self.branch
+        record.outcome, record.ended = outcome, self._history.now()
+        record.input_tokens = answer.input_tokens
+        record.cached_tokens = answer.cached_tokens
+        record.output_tokens = answer.output_tokens
+        record.asked = tuple(answer.asked)
+        if answer.input_tokens is not None:
+            branch.run.context.note_tokens(self.prompt.links[-1].digest, answer.input_tokens)
+        self.settle()
+        if record.asked:
+            branch.asked.asked(record.step, record.asked)
+
+    def settle(self, outcome: Outcome = "abandoned") -> None:
+        """Ends the step, if it has not ended: as it failed, or else with `outcome`."""
+        if self._settled:
+            return
+        self._settled = True
+        record, history = self.record, self._history
+        if record.outcome is None:
+            record.outcome, record.ended = outcome, history.now()
+        self.branch.trail.close(self)
+        tell(lambda observer: observer.step_ended(history, record))
 
 
 # The SDK retries within the task or thread that made the call, so the last attempt is found in its context.
@@ -76,56 +149,123 @@ _last: ContextVar[PendingStep | None] = ContextVar("llmd_agents_last_step", defa
 
 
 def begin_step(
-    content: bytes, server: str, declared: Frame | None, infer: Callable[[list[Link]], Frame]
+    content: bytes, place: Place, declared: Frame | None, implicit: ImplicitProgram
 ) -> PendingStep:
     """Makes the hints of one request. The same body sent again after a failure is the same step.
 
     Args:
         content: the JSON body.
-        server: where it goes; digests are declared anew to each server.
+        place: where it goes; digests are declared anew to each server.
         declared: the frame that the call is made in, if any.
-        infer: tells the frame that a chain of context continues, where none is declared.
+        implicit: tells the frame that a chain of context continues, where none is declared.
 
     Raises:
-        ValueError: if the body is no JSON object, or has no chain, or the hints do not fit the header.
+        ValueError: if the body is no JSON object, or has no chain.
     """
     fingerprint = xxh3_128_digest(content)
     last = _last.get()
-    if last is not None and last.is_retried_by(fingerprint, server, declared):
+    if last is not None and last.is_retried_by(fingerprint, place, declared):
+        last.record.attempts += 1
         return last
-    body: Any = json.loads(content)
-    if not isinstance(body, dict):
-        raise ValueError("the request body is not a JSON object")
-    links = chain(body)
-    frame = declared or infer(links)
+    if declared is None:
+        prompt = read_prompt(content, implicit.prompts())
+        frame = implicit.frame(prompt.links)
+    else:
+        frame = declared
+        prompt = read_prompt(content, frame.branch.run.context.prompts())
     branch = frame.branch
+    pending = PendingStep(
+        frame, declared is not None, place, fingerprint, prompt, _hints(frame, place.server, prompt)
+    )
+    _on_results(branch, prompt)
+    _on_turn(branch, pending)
+    pending.start()
+    _last.set(pending)
+    return pending
+
+
+def _hints(frame: Frame, server: str, prompt: Prompt) -> Hints:
+    branch, links = frame.branch, prompt.links
+    run = branch.run
+    known = branch.trail.known_links(server, links)
+    if known == 1 and links[0].size == 0:
+        known = 0  # a head without tools is no segment, so the server has not been told of it
+    extends = links[known - 1].digest if known else None
     step = Step(
-        id=branch.run.step_ids.next(),
+        id=run.step_ids.next(),
         branch=branch.id,
         kind=frame.kind,
-        model=_model(body),
+        model=_name(prompt.model),
         agent=frame.agent,
         parents=branch.frontier[-PARENTS_MAX:],
         fork=branch.fork,
         loop=branch.loops[-1] if branch.loops else None,
     )
-    known = branch.known_links(server, links)
-    if known == 1 and links[0].size == 0:
-        known = 0  # a head without tools is no segment, so the server has not been told of it
-    hints = Hints(
-        program=branch.run.declared,
+    return Hints(
+        program=run.declared,
         step=step,
-        extends=links[known - 1].digest if known else None,
-        segments=segments_of(links[known:]),
+        extends=extends,
+        segments=run.context.declared(segments_of(links[known:]), extends),
         forecast=frame.forecast,
     )
-    pending = PendingStep(frame, declared is not None, server, fingerprint, step, links, encode_hints(hints))
-    _last.set(pending)
-    return pending
 
 
-def _model(body: dict[str, Any]) -> str | None:
-    model = body.get("model")
+def _on_results(branch: Branch, prompt: Prompt) -> None:
+    """Takes note of the results of tools that a request brings."""
+    results: list[str] = []
+    for link, item in prompt.new_items():
+        call = isinstance(item, dict) and (item.get("tool_call_id") or item.get("call_id"))
+        if link.role != "tool" or not isinstance(call, str):
+            continue
+        results.append(call)
+        lifetime = branch.asked.lifetime_of(call)
+        if lifetime is not None:
+            branch.run.context.note_mark(link.digest, Mark(lifetime=lifetime))
+    if results:
+        branch.asked.resulted(results)
+
+
+def _on_turn(branch: Branch, pending: PendingStep) -> None:
+    """Takes note of how the prompt goes on from what the branch has sent before."""
+    step, links = pending.hints.step, pending.prompt.links
+    before = branch.trail.newest
+    if before is not None and before.record.output_tokens is not None:
+        said = before.prompt.links
+        told, reply = said[-1].digest, links[len(said)] if len(links) > len(said) else None
+        if reply is not None and reply.role == "assistant" and links[len(said) - 1].digest == told:
+            branch.run.context.note_reply(told, reply.digest, before.record.output_tokens)
+    digest = branch.trail.conversations.follow(links, step.id, step.parents)
+    if digest is not None:
+        pending.record.superseded = True
+        run = branch.run
+        run.outbox.put_new(
+            lambda: Superseded(program=run.id, at=event_time(), branch=branch.id, digest=digest)
+        )
+
+
+def _record(pending: PendingStep, started: float) -> StepRecord:
+    step, links = pending.hints.step, pending.prompt.links
+    return StepRecord(
+        step=step.id,
+        branch=step.branch,
+        parents=step.parents,
+        join=step.join,
+        kind=step.kind,
+        agent=step.agent,
+        model=step.model,
+        fork=step.fork,
+        loop=step.loop,
+        route=pending.place.route,
+        server=pending.place.server,
+        started=started,
+        prompt_bytes=sum(link.size for link in links),
+        new_bytes=sum(segment.size for segment in pending.hints.segments),
+        extends=pending.hints.extends,
+        context=stretches(pending.hints.segments),
+    )
+
+
+def _name(model: str | None) -> str | None:
     return (
         model if isinstance(model, str) and 0 < len(model) <= NAME_MAX_CHARS and model.isprintable() else None
     )

@@ -1,0 +1,161 @@
+"""The prompt of a request, read from its body: as little of it as has not been read before.
+
+A conversation sends all of itself with every turn. Its beginning is recognised by a hash, and only what
+follows is parsed, so that a turn of a long conversation costs no more than a short one, apart from the hash.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xxhash import xxh3_128_digest
+
+from llmd_agents.hints import Link, chain
+from llmd_agents.hints.digest import chain_after
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_DECODER = json.JSONDecoder()
+_LISTS = {b'{"messages":[': "messages", b'{"input":[': "input"}
+"""How openai's package begins a body with a list of messages or items. Other bodies are parsed whole."""
+
+_TAIL_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """A prompt as its chain of links.
+
+    Attributes:
+        links: of the whole prompt.
+        leading: how many of them stand before the first message or item.
+        fresh: index of the first link that was not taken from an earlier prompt.
+        items: the messages or items behind the last links, from `fresh` on or later.
+        model: as the request names it.
+        end: where the last message ends in the body; 0 if the body has another form.
+        tail: the last bytes before `end`.
+        fingerprint: hash of the body up to `end`.
+        rest: the body from there on.
+    """
+
+    links: list[Link]
+    leading: int
+    fresh: int
+    items: Sequence[Any]
+    model: str | None
+    end: int = 0
+    tail: bytes = b""
+    fingerprint: bytes = b""
+    rest: str = ""
+
+    def new_items(self) -> Iterator[tuple[Link, Any]]:
+        """Yields the messages or items that are new, or may be, with their links."""
+        first = max(len(self.links) - len(self.items), self.leading)
+        yield from zip(self.links[first:], self.items, strict=False)
+
+
+def read_prompt(content: bytes, earlier: Iterable[Prompt] = ()) -> Prompt:
+    """Reads a JSON body; `earlier` prompts are looked at in turn for one that it extends.
+
+    Raises:
+        ValueError: if the body is no JSON object, or has no chain.
+    """
+    view = memoryview(content)
+    for known in earlier:
+        end = known.end
+        if (
+            0 < end < len(content)
+            and content[end] in b",]"
+            and content[end - len(known.tail) : end] == known.tail
+            and xxh3_128_digest(view[:end]) == known.fingerprint
+            and (prompt := _continued(content, view, known)) is not None
+        ):
+            return prompt
+    for start, name in _LISTS.items():
+        if content.startswith(start):
+            prompt = _from_list(content, view, start, name)
+            if prompt is not None:
+                return prompt
+    body = json.loads(content)
+    if not isinstance(body, dict):
+        raise ValueError("the request body is not a JSON object")
+    links = chain(body)
+    items = body.get("messages") or body.get("input") or body.get("prompt")
+    if not isinstance(items, list):
+        items = [items]
+    leading = max(len(links) - len(items), 0)
+    return Prompt(links, leading, 0, items, _model(body))
+
+
+def _continued(content: bytes, view: memoryview, known: Prompt) -> Prompt | None:
+    parsed = _items_and_rest(content, known.end)
+    if parsed is None:
+        return None
+    items, rest = parsed
+    leading, model = known.leading, known.model
+    name = "messages" if content.startswith(b'{"messages"') else "input"
+    if rest != known.rest:
+        body = _without_list(rest, name)
+        if body is None:
+            return None
+        head = chain({**body, name: []})
+        if len(head) != leading or head[-1].digest != known.links[leading - 1].digest:
+            return None
+        model = _model(body)
+    links = [*known.links, *chain_after(known.links[-1], {name: items})]
+    return _remembered(content, view, rest, Prompt(links, leading, len(known.links), items, model))
+
+
+def _from_list(content: bytes, view: memoryview, start: bytes, name: str) -> Prompt | None:
+    parsed = _items_and_rest(content, len(start))
+    if parsed is None:
+        return None
+    items, rest = parsed
+    body = _without_list(rest, name)
+    if body is None:
+        return None
+    head = chain({**body, name: []})
+    links = [*head, *chain_after(head[-1], {name: items})]
+    return _remembered(content, view, rest, Prompt(links, len(head), 0, items, _model(body)))
+
+
+def _items_and_rest(content: bytes, start: int) -> tuple[list[Any], str] | None:
+    """Parses a list from within; returns its items and what follows them, from the bracket on."""
+    try:
+        text = "[" + content[start:].decode().removeprefix(",")
+        items, end = _DECODER.raw_decode(text)
+    except ValueError:
+        return None  # parsed again as a whole, which says what is wrong
+    return items, text[end - 1 :]
+
+
+def _without_list(rest: str, name: str) -> dict[str, Any] | None:
+    """Returns the members that follow the list; None if they are not what they seem."""
+    try:
+        body = json.loads("{" + rest[1:].lstrip().removeprefix(","))
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) and name not in body else None
+
+
+def _remembered(content: bytes, view: memoryview, rest: str, prompt: Prompt) -> Prompt:
+    end = len(content) - len(rest.encode())
+    return Prompt(
+        prompt.links,
+        prompt.leading,
+        prompt.fresh,
+        prompt.items,
+        prompt.model,
+        end,
+        content[max(0, end - _TAIL_BYTES) : end],
+        xxh3_128_digest(view[:end]),
+        rest,
+    )
+
+
+def _model(body: dict[str, Any]) -> str | None:
+    model = body.get("model")
+    return model if isinstance(model, str) else None
