@@ -315,6 +315,48 @@ def demo(
         print_report(rows, scenario, Console())
 
 
+@app.command()
+def lint(
+    trace: Annotated[list[Path], typer.Argument(help="Files of recorded requests; - for standard input.")],
+    price_input: Annotated[
+        list[str] | None,
+        typer.Option(help="Dollars per million input tokens; repeat for models.", metavar="[MODEL=]DOLLARS"),
+    ] = None,
+    price_cached: Annotated[
+        list[str] | None,
+        typer.Option(help="The same for tokens from the cache. [default: 0]", metavar="[MODEL=]DOLLARS"),
+    ] = None,
+    min_tokens: Annotated[
+        int, typer.Option(min=1, help="Leave out what costs fewer tokens than this on a turn.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Find where prompts stop being prefixes of the next ones, in recorded traffic of any provider.
+
+    Reads JSON lines or an array of request bodies (bare or as "body" of an object, as in batch files), HAR
+    files, OpenTelemetry spans with gen_ai.input.messages, and recorded coding-agent sessions. Prices may also
+    come from LLMD_AGENTS_PRICE_INPUT and LLMD_AGENTS_PRICE_CACHED. Exits with 1 if something was found, with
+    2 if a file cannot be read.
+    """
+    from llmd_agents.linter.command import BadPrice, BadTraffic, configured_prices, print_report, run_lint
+    from llmd_agents.linter.command import as_json as report_as_json
+
+    try:
+        linting = run_lint(trace, configured_prices(price_input, price_cached), min_tokens)
+    except (BadPrice, BadTraffic) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    if as_json:
+        typer.echo(json.dumps(report_as_json(linting)))
+    else:
+        from rich.console import Console
+
+        print_report(linting, Console())
+    if len(linting.findings):
+        raise typer.Exit(1)
+
+
 def _kv_events(endpoint: str, topic: str, replay_endpoint: str | None) -> "KvEventPublisher":
     with _needs("kv-events"):
         from llmd_agents.engine.kv_events_publisher import BadEndpoint, KvEventPublisher
