@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from .telemetry import SpansWhenTraced
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,7 +34,7 @@ class Observer(Protocol):
     def tool_ended(self, history: History, tool: ToolRecord) -> None: ...
 
 
-_observers: list[Observer] = []
+_observers: list[Observer] = [SpansWhenTraced()]
 
 
 def observe_with(observer: Observer) -> None:
