@@ -14,7 +14,7 @@ from llmd_agents.client.clock import use_clock
 from llmd_agents.client.frame import current_frame
 from llmd_agents.client.sender import httpx, use_sender
 from llmd_agents.engine import openai_api
-from llmd_agents.engine.completion import RefusedRequest
+from llmd_agents.engine.request_body import RefusedRequest
 from llmd_agents.hints import EVENTS_PATH
 from llmd_agents.serving import error_body
 
@@ -84,7 +84,7 @@ class _Transport(httpx.AsyncBaseTransport):
             )
         stats = await exchange.end()
         _record(self._on_call, exchange, stats, began)
-        whole = openai_api.whole(exchange.id, 0, exchange.completion, stats)
+        whole = openai_api.ChatAnswer(exchange.id, 0, exchange.completion).whole(stats)
         return httpx.Response(200, headers=[*headers, _JSON], content=orjson.dumps(whole))
 
 
@@ -97,8 +97,8 @@ class _Stream(httpx.AsyncByteStream):
         self._on_call = on_call
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        chunks = openai_api.Chunks(self._exchange.id, 0, self._exchange.completion)
-        yield chunks.role() + chunks.part(0, 1)
+        chunks = openai_api.ChatAnswer(self._exchange.id, 0, self._exchange.completion)
+        yield chunks.part(0, 1)
         stats = await self._exchange.end()
         _record(self._on_call, self._exchange, stats, self._began)
         yield (chunks.part(1, stats.output_tokens) if stats.output_tokens > 1 else b"") + chunks.end(stats)

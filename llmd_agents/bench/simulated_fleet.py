@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from llmd_agents.engine.completion import RefusedRequest, check_completion
+from llmd_agents.engine.completion import check_completion
+from llmd_agents.engine.request_body import RefusedRequest
 from llmd_agents.engine.script import SCRIPT_HEADER, packaged_scripts
 from llmd_agents.hints import HINTS_HEADER, UnreadableContext, chain
 from llmd_agents.runtime import COPY_HEARD_S, DEFAULT_TENANT, Arrival, Mode, Runtime, Usage

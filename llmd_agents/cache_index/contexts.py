@@ -33,7 +33,7 @@ class Name:
         users: running requests that name it.
         extended: names that extend it.
         living: those of them that are not dead.
-        dead: released, and not used since.
+        dead: released, or of a reply, and not used since.
         estimate: of its next use; None from that use on.
     """
 
@@ -55,7 +55,8 @@ class Run:
 
     Attributes:
         end: blocks from the start of the prompt to the end of this run.
-        tail_of: for a run without names, the last name of the request that computed it.
+        tail_of: the last name of the request that computed it, for a run without names or with names of
+            replies alone.
         missing: for each level, own blocks that are neither there nor on a level before.
         resident: for each level, whether this run and all before it can be served from there.
         present: own blocks that are on any level.
@@ -81,12 +82,11 @@ class Run:
 
     @property
     def estimates(self) -> list[Estimate]:
-        """Of its names; a run without names goes with the name that it follows."""
-        if self.names:
-            return [name.estimate for name in self.names.values() if name.estimate is not None]
+        """Of its names; a run that is part of a reply goes with the name that it follows."""
+        found = [name.estimate for name in self.names.values() if name.estimate is not None]
         if self.tail_of is not None and self.tail_of.estimate is not None:
-            return [self.tail_of.estimate]
-        return []
+            found.append(self.tail_of.estimate)
+        return found
 
 
 class CacheUser(Protocol):
@@ -206,7 +206,7 @@ class Contexts:
                 return start
             for child in run.children:
                 on_device = child.missing[0] < len(child.blocks)
-                if child is not below and on_device and not child.dead and _has_names(child):
+                if child is not below and on_device and not child.dead and _has_names(child, alive=True):
                     return run.end
             below = run
         return start
@@ -292,6 +292,22 @@ class Contexts:
         if name is None:
             name = self._add(run, digest, tokens, scope, parent)
         return name
+
+    def name_reply(self, user: CacheUser, digest: bytes, tokens: int) -> None:
+        """Names the context of a request that ends, its reply included.
+
+        Until another request uses that name, the reply goes on being part of what it follows: it is kept with
+        it, and dies with it.
+
+        Args:
+            tokens: from the start of the prompt to the end of the reply.
+        """
+        end = tokens // self._block_size
+        if 0 < end <= user.registered:
+            run = self._cut(user.hashes, end)
+            if digest not in run.names:
+                parent = user.names[-1] if user.names and self.knows(user.names[-1]) else None
+                self._add(run, digest, tokens, user.scope, parent, reply=True)
 
     def moved(self, block_hash: bytes, level: int) -> None:
         """Notes that the first level which holds a block is another one now."""
@@ -510,14 +526,24 @@ class Contexts:
             self._drop(run)
         return head
 
-    def _add(self, run: Run, digest: bytes, tokens: int, scope: str | None, parent: Name | None) -> Name:
+    def _add(
+        self,
+        run: Run,
+        digest: bytes,
+        tokens: int,
+        scope: str | None,
+        parent: Name | None,
+        *,
+        reply: bool = False,
+    ) -> Name:
         if parent is not None:
             parent.extended += 1
-            parent.living += 1
+            parent.living += not reply
         if len(run.names) >= NAMES_PER_RUN_MAX:
             self._forget_a_name(run)
-        run.tail_of = None
-        name = run.names[digest] = Name(digest, scope, tokens, run, parent)
+        if not reply:
+            run.tail_of = None
+        name = run.names[digest] = Name(digest, scope, tokens, run, parent, dead=reply)
         self._names.setdefault((digest, scope), {})[name] = None
         for level in range(self._levels):
             if run.resident[level]:

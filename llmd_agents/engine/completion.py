@@ -1,36 +1,19 @@
-"""Reads and checks a chat-completions request."""
+"""A checked request, and how one is read from the body of a chat completion."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
-
-import orjson
+from typing import Any
 
 from llmd_agents.hints import Link, UnreadableContext, chain, residency_scope
 
 from .blocks import cache_root
+from .planned_reply import PlannedReply, plan_reply
 from .profile import EngineProfile
-from .reply_text import ReplyText
 from .request import EngineRequest
-from .said import Said, ToolCall, say
+from .request_body import RefusedRequest, flag, length_of, model_of, not_modelled, parse, salt_of
+from .said import ToolCall
 from .script import Script, reply_to
-from .tokenizer import BYTES_PER_TOKEN, Prompt, UnrenderablePrompt, render
-
-CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
-
-
-class RefusedRequest(Exception):
-    """The request is answered with an error; carries what the error says, in OpenAI's terms."""
-
-    def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.param = param
-        self.code = code
+from .tokenizer import Prompt, UnrenderablePrompt, render
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +44,40 @@ class Completion:
     calls: tuple[ToolCall, ...] = ()
     said_tokens: int = 0
 
-    def request(self, request_id: str, *, of_branch: bool = False) -> EngineRequest:
+    @classmethod
+    def of(
+        cls,
+        body: Mapping[str, Any],
+        model: str,
+        salt: str | None,
+        prompt: Prompt,
+        links: Sequence[Link],
+        reply: PlannedReply,
+    ) -> "Completion":
+        """Puts together what was read of a body; `prompt.ends` are the ends of `links`."""
+        options = body.get("stream_options")
+        return cls(
+            model=model,
+            prompt=prompt,
+            output=reply.output,
+            finish_reason=reply.finish_reason,
+            root=cache_root(model, salt),
+            boundaries=tuple((link.digest, end) for link, end in zip(links, prompt.ends, strict=True)),
+            scope=residency_scope(salt),
+            stream=flag(body, "stream"),
+            include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
+            calls=reply.said.calls,
+            said_tokens=len(reply.said),
+        )
+
+    def request(
+        self, request_id: str, *, of_branch: bool = False, reply: bytes | None = None
+    ) -> EngineRequest:
         """Returns it as the core takes it.
 
         Args:
             of_branch: for the core (`EngineRequest.of_branch`).
+            reply: for the core (`EngineRequest.reply`).
         """
         return EngineRequest(
             id=request_id,
@@ -75,13 +87,14 @@ class Completion:
             boundaries=self.boundaries,
             scope=self.scope,
             of_branch=of_branch,
+            reply=reply,
         )
 
 
 def read_completion(
     data: bytes, profile: EngineProfile, model_names: tuple[str, ...], script: Script | None = None
 ) -> Completion:
-    """Reads a request body.
+    """Reads the body of a chat completion.
 
     Args:
         data: the body.
@@ -92,7 +105,7 @@ def read_completion(
     Raises:
         RefusedRequest: if the engine cannot serve it.
     """
-    return check_completion(_parse(data), profile, model_names, script)
+    return check_completion(parse(data), profile, model_names, script)
 
 
 def check_completion(
@@ -107,13 +120,10 @@ def check_completion(
     Raises:
         RefusedRequest: if the engine cannot serve it.
     """
-    model = _model(body, model_names)
+    model = model_of(body, model_names)
     _check_messages(body)
-    if body.get("n") not in (None, 1):
-        raise RefusedRequest("n must be 1: the embedded engine gives one choice", param="n")
-    salt = body.get("cache_salt")
-    if salt is not None and (not isinstance(salt, str) or not salt):
-        raise RefusedRequest("cache_salt must be a non-empty string", param="cache_salt")
+    not_modelled(body, n=1)
+    salt = salt_of(body)
     try:
         links = chain(body) if links is None else links
         prompt = render(body)
@@ -124,75 +134,16 @@ def check_completion(
         raise RefusedRequest(str(error), param=error.param) from error
     except RecursionError as error:
         raise RefusedRequest("a message is nested too deeply", param="messages") from error
-    said, length, finish_reason = _reply(body, prompt, script, profile)
-    options = body.get("stream_options")
-    return Completion(
-        model=model,
-        prompt=prompt,
-        output=said.tokens[: length * BYTES_PER_TOKEN],
-        finish_reason=finish_reason,
-        root=cache_root(model, salt),
-        boundaries=tuple((link.digest, end) for link, end in zip(links, prompt.ends, strict=True)),
-        scope=residency_scope(salt),
-        stream=_flag(body, "stream"),
-        include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
-        calls=said.calls,
-        said_tokens=len(said),
+    turn = sum(message["role"] == "assistant" for message in body["messages"])
+    reply = plan_reply(
+        body,
+        prompt,
+        profile,
+        where="messages",
+        asked=length_of(body, "max_completion_tokens", "max_tokens"),
+        scripted=reply_to(script, turn) if script else None,
     )
-
-
-def _reply(
-    body: Mapping[str, Any], prompt: Prompt, script: Script | None, profile: EngineProfile
-) -> tuple[Said, int, str]:
-    """Returns the reply, how many tokens of it are given, and why it ends there."""
-    words = ReplyText.to(prompt.tokens)
-    scripted = reply_to(script, body) if script else None
-    tools = bool(body.get("tools")) and body.get("tool_choice") != "none"
-    natural = words.natural_length
-    said = None
-    if scripted is not None:
-        said = say(words, scripted, scripted.tokens or natural, tools=tools)
-        natural = len(said)
-    length, finish_reason = _length(body, len(prompt), natural, profile)
-    if said is None or length > natural:  # `ignore_eos` may ask for more than there is to say
-        said = say(words, scripted, length, tools=tools)
-    return said, length, "tool_calls" if finish_reason == "stop" and said.calls else finish_reason
-
-
-def _parse(data: bytes) -> Mapping[str, Any]:
-    try:
-        body = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        try:
-            # The standard library also reads lone surrogates, which JSON may escape.
-            body = json.loads(data, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
-            raise RefusedRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise RefusedRequest("the body is not a JSON object")
-    return body
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _model(body: Mapping[str, Any], model_names: tuple[str, ...]) -> str:
-    model = body.get("model")
-    if model is None:
-        return model_names[0] if model_names else ""
-    if not isinstance(model, str):
-        raise RefusedRequest("model must be a string", param="model")
-    if not model.isprintable():
-        raise RefusedRequest("model must be printable text", param="model")
-    if model_names and model not in model_names:
-        raise RefusedRequest(
-            f"The model `{model}` does not exist; served are {', '.join(model_names)}.",
-            status=404,
-            param="model",
-            code="model_not_found",
-        )
-    return model
+    return Completion.of(body, model, salt, prompt, links, reply)
 
 
 def _check_messages(body: Mapping[str, Any]) -> None:
@@ -209,40 +160,3 @@ def _check_messages(body: Mapping[str, Any]) -> None:
             raise RefusedRequest(
                 f"{where}.content must be a string, an array or null", param=f"{where}.content"
             )
-
-
-def _flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise RefusedRequest(f"{name} must be a boolean", param=name)
-    return bool(value)
-
-
-def _asked_length(body: Mapping[str, Any]) -> int | None:
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = body.get(name)
-        if value is not None:
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise RefusedRequest(f"{name} must be an integer of at least 1", param=name)
-            return value
-    return None
-
-
-def _length(
-    body: Mapping[str, Any], prompt_tokens: int, natural: int, profile: EngineProfile
-) -> tuple[int, str]:
-    asked = _asked_length(body)
-    limit = min(profile.max_model_len, profile.cache_tokens)
-    what = "context length" if limit == profile.max_model_len else "KV cache"
-    if prompt_tokens + (asked or 1) > limit:
-        wanted = f" and {asked} for the completion" if asked else ""
-        raise RefusedRequest(
-            f"This engine's {what} is {limit} tokens. However, you requested {prompt_tokens} tokens in the "
-            f"messages{wanted}.",
-            param="messages",
-            code=CONTEXT_LENGTH_EXCEEDED,
-        )
-    most = asked or limit - prompt_tokens
-    if _flag(body, "ignore_eos") or natural > most:
-        return most, "length"
-    return natural, "stop"

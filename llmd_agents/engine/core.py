@@ -343,6 +343,9 @@ class EngineCore:
             self._listener(Finished(request_id))
 
     def _finish(self, progress: Progress, now: float) -> RequestStats:
+        request = progress.request
+        if request.reply is not None:
+            self._cache.contexts.name_reply(progress, request.reply, request.reply_end)
         self._end(progress)
         return RequestStats(
             request_id=progress.request.id,

@@ -37,11 +37,15 @@ class Prompts:
 
     def note(self, request: EngineRequest) -> None:
         """Remembers the prompt of a request."""
+        ends = dict(request.boundaries)
         size = len(request.prompt) + BYTES_PER_BOUNDARY * len(request.boundaries)
+        if request.reply is not None:
+            ends[request.reply] = request.reply_end
+            size += len(request.output) + BYTES_PER_BOUNDARY
         if not request.boundaries or size > self._max_bytes:
             return
-        prompt = _Prompt(request, dict(request.boundaries), size)
-        for digest, _ in request.boundaries:
+        prompt = _Prompt(request, ends, size)
+        for digest in ends:
             key = (digest, request.scope)
             earlier = self._by_digest.get(key)
             if earlier is not None and earlier.request.boundaries[-1][0] == digest:
@@ -58,12 +62,16 @@ class Prompts:
         if prompt is None:
             return None
         request, end = prompt.request, prompt.ends[digest]
-        if not 0 < end <= len(request.prompt) // BYTES_PER_TOKEN:
-            return None
+        tokens = request.prompt
         boundaries = tuple(each for each in request.boundaries if each[1] <= end)
+        if digest == request.reply:
+            tokens += request.output
+            boundaries += ((digest, end),)
+        if not 0 < end <= len(tokens) // BYTES_PER_TOKEN:
+            return None
         return EngineRequest(
             request.id,
-            request.prompt[: end * BYTES_PER_TOKEN],
+            tokens[: end * BYTES_PER_TOKEN],
             request.output[:BYTES_PER_TOKEN],
             request.root,
             boundaries,

@@ -22,6 +22,7 @@ class EngineRequest:
         boundaries: chain digests whose residency is tracked, as (digest, tokens from the start), ascending.
         scope: reported with their residency (`hints.residency_scope`).
         of_branch: hints say that it is a step of a fork's branch: a join waits for it.
+        reply: digest that will name prompt and output together, once the request has finished.
     """
 
     id: str
@@ -31,11 +32,17 @@ class EngineRequest:
     boundaries: tuple[tuple[bytes, int], ...] = ()
     scope: str | None = None
     of_branch: bool = False
+    reply: bytes | None = None
 
     def __post_init__(self) -> None:
         for name, data in (("prompt", self.prompt), ("output", self.output)):
             if not data or len(data) % BYTES_PER_TOKEN:
                 raise ValueError(f"{name} must be a positive multiple of {BYTES_PER_TOKEN} bytes")
+
+    @property
+    def reply_end(self) -> int:
+        """Tokens from the start to the end of the reply, as far as it is ever computed: without its last."""
+        return (len(self.prompt) + len(self.output)) // BYTES_PER_TOKEN - 1
 
 
 @dataclass(slots=True, eq=False)

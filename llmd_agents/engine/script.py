@@ -71,9 +71,8 @@ Script: TypeAlias = tuple[ScriptedReply, ...]
 _SCRIPTS: Final = TypeAdapter(dict[str, _Script])
 
 
-def reply_to(script: Script, body: Mapping[str, Any]) -> ScriptedReply:
-    """Returns what a script says to a chat-completions body whose `messages` is a list of objects."""
-    turn: int = sum(message.get("role") == "assistant" for message in body["messages"])
+def reply_to(script: Script, turn: int) -> ScriptedReply:
+    """Returns what a script says in a turn, counted from 0."""
     return script[min(turn, len(script) - 1)]
 
 

@@ -1,7 +1,8 @@
 """An OpenAI-compatible server around the embedded engine. No model runs: its replies are made-up words, its
 times are modelled, and every response says so.
 
-    POST /v1/chat/completions     streamed or not
+    POST /v1/chat/completions, /v1/completions, /v1/responses     streamed or not
+    GET, DELETE /v1/responses/ID  a stored response
     GET  /v1/models  /health  /metrics
     POST /reset_prefix_cache      409 while requests hold blocks
     GET  /v1/agent/kv/events      residency, as server-sent events
@@ -14,7 +15,9 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pydantic import ValidationError
 
@@ -33,7 +36,8 @@ from llmd_agents.hints.limits import DIRECTIVES_BODY_MAX_BYTES
 from llmd_agents.serving import Receive, Scope, Send
 
 from . import openai_api
-from .completion import Completion, RefusedRequest, read_completion
+from .asked_response import AskedResponse, read_response
+from .completion import Completion, read_completion
 from .core import DEFAULT_RETENTION_BUDGET, EngineCore, StepOutput
 from .dispatch import DispatchOrder, first_come_first_served
 from .eviction import EvictionOrder
@@ -43,16 +47,25 @@ from .kv_api import Peers, carry_out
 from .kv_events_source import KvEventSource
 from .loop import EngineLoop, Reply
 from .metrics import CONTENT_TYPE, EngineMetrics
-from .openai_api import ENGINE_HEADER, FINGERPRINT, Chunks
+from .openai_api import ENGINE_HEADER, FINGERPRINT, Answer
 from .profile import EngineProfile
 from .records import Listener, Record
 from .request import RequestStats
+from .request_body import RefusedRequest
+from .responses_api import ResponseAnswer
 from .script import SCRIPT_HEADER, Script, packaged_scripts
+from .stored_responses import StoredResponses
+from .text_api import TextAnswer
+from .text_completion import read_text_completion
 
 if TYPE_CHECKING:
     from .kv_events_publisher import KvEventPublisher
 
 BODY_MAX_BYTES: Final = 64 << 20
+RESPONSES_PATH: Final = "/v1/responses"
+RESPONSE_PREFIX: Final = "resp_"
+
+_DROPPED: Final = "the request was dropped: the engine is stopping"
 
 _SCRIPT_HEADER: Final = SCRIPT_HEADER.encode()
 _HINTS_HEADER: Final = HINTS_HEADER.encode()
@@ -112,11 +125,14 @@ class EngineServer:
         self._peers = Peers()
         self._feed = ResidencyFeed(self.epoch, core.resident)
         self._metrics = EngineMetrics(core, self._shown_names[0], self._loop.now)
-        self._running: dict[str, Completion] = {}
+        self._running: dict[str, _Call] = {}
+        self._stored = StoredResponses()
         self._scripts = {**packaged_scripts(), **(scripts or {})}
         self._served = 0
         self._routes: dict[str, dict[str, Handler]] = {
-            "/v1/chat/completions": {"POST": self._complete},
+            "/v1/chat/completions": {"POST": partial(self._serve, self._begin_chat)},
+            "/v1/completions": {"POST": partial(self._serve, self._begin_text)},
+            RESPONSES_PATH: {"POST": partial(self._serve, self._begin_response)},
             "/v1/models": {"GET": self._models},
             "/health": {"GET": self._health},
             "/metrics": {"GET": self._scrape},
@@ -167,17 +183,22 @@ class EngineServer:
             self._kv_events.publish(self._kv_source.take())
 
     def _on_end(self, request_id: str, stats: RequestStats | None) -> None:
-        completion = self._running.pop(request_id)
+        call = self._running.pop(request_id)
         if stats is None:
             self._metrics.aborted()
         else:
+            if call.stored is not None:
+                body = openai_api.dump(call.answer.whole(stats))
+                self._stored.put(call.stored.stored(request_id, body))
             # As in vLLM, a reply that calls tools has stopped like any other.
-            reason = completion.finish_reason
+            reason = call.completion.finish_reason
             self._metrics.finished(stats, "stop" if reason == "tool_calls" else reason)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
         methods = self._routes.get(path)
+        if methods is None and path.startswith(RESPONSES_PATH + "/"):
+            methods = self._of_response(path.removeprefix(RESPONSES_PATH + "/"))
         if methods is None:
             await _refuse(send, f"there is no {path}", status=404)
         elif (handler := methods.get(method)) is None:
@@ -185,6 +206,19 @@ class EngineServer:
             await _refuse(send, f"{path} takes {allowed}, not {method}", status=405, allow=allowed)
         else:
             await handler(scope, receive, send)
+
+    def _of_response(self, path: str) -> "dict[str, Handler] | None":
+        """Returns what can be done with the response that a path names."""
+
+        def handler(handle: Callable[[str, Send], Awaitable[None]]) -> Handler:
+            return lambda scope, receive, send: handle(response_id, send)
+
+        response_id, _, action = path.partition("/")
+        if action == "cancel":
+            return {"POST": handler(self._cancel_response)}
+        if action or not response_id:
+            return None
+        return {"GET": handler(self._show_response), "DELETE": handler(self._delete_response)}
 
     async def _models(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _answer(send, openai_api.models(self._shown_names, self.profile.max_model_len))
@@ -249,12 +283,11 @@ class EngineServer:
         else:
             await _answer(send, export.model_dump(mode="json"))
 
-    async def _complete(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, begin: "_Begin", scope: Scope, receive: Receive, send: Send) -> None:
+        headers = scope.get("headers", [])
         try:
             data = await serving.read_body(receive, limit=BODY_MAX_BYTES)
-            headers = scope.get("headers", [])
-            script = self._script(headers)
-            completion = read_completion(data, self.profile, self.model_names, script)
+            call = begin(data, self._script(headers))
         except serving.ClientLeft:
             return
         except serving.BodyTooLarge:
@@ -268,27 +301,80 @@ class EngineServer:
         if not self._loop.alive:
             await _refuse(send, "the engine is stopping", status=503)
             return
-        request_id = f"chatcmpl-{self.epoch}-{self._served}"
-        self._served += 1
-        reply = self._submit(request_id, completion, of_branch=_of_branch(headers))
-        watcher = asyncio.create_task(_when_gone(receive, lambda: self._loop.abort(request_id)))
+        reply = self._submit(call, of_branch=_of_branch(headers))
+        watcher = asyncio.create_task(_when_gone(receive, lambda: self._loop.abort(call.id)))
         try:
-            if completion.stream:
-                await _stream(send, request_id, completion, reply)
+            if call.completion.stream:
+                await _stream(send, call.answer, reply)
             else:
-                await _whole(send, request_id, completion, reply)
+                await _whole(send, call.answer, reply)
         finally:
             watcher.cancel()
-            self._loop.abort(request_id)
+            self._loop.abort(call.id)
+
+    def _begin_chat(self, data: bytes, script: Script | None) -> "_Call":
+        completion = read_completion(data, self.profile, self.model_names, script)
+        call_id, created = self._next_id("chatcmpl-")
+        return _Call(call_id, completion, openai_api.ChatAnswer(call_id, created, completion))
+
+    def _begin_text(self, data: bytes, script: Script | None) -> "_Call":
+        completion = read_text_completion(data, self.profile, self.model_names, script)
+        call_id, created = self._next_id("cmpl-")
+        return _Call(call_id, completion, TextAnswer(call_id, created, completion))
+
+    def _begin_response(self, data: bytes, script: Script | None) -> "_Call":
+        asked = read_response(data, self.profile, self.model_names, self._stored, script)
+        call_id, created = self._next_id(RESPONSE_PREFIX)
+        answer = ResponseAnswer(call_id, created, asked)
+        return _Call(call_id, asked.completion, answer, asked if asked.store else None)
+
+    def _next_id(self, prefix: str) -> tuple[str, int]:
+        number = self._served
+        self._served += 1
+        return f"{prefix}{self.epoch}-{number}", int(time.time())
+
+    async def _show_response(self, response_id: str, send: Send) -> None:
+        response = self._stored.get(response_id)
+        if response is None:
+            await _response_not_found(send, response_id)
+        else:
+            await serving.send_bytes(send, 200, response.body, b"application/json", [ENGINE_HEADER])
+
+    async def _delete_response(self, response_id: str, send: Send) -> None:
+        if self._stored.delete(response_id):
+            await _answer(send, {"id": response_id, "object": "response", "deleted": True})
+        else:
+            await _response_not_found(send, response_id)
+
+    async def _cancel_response(self, response_id: str, send: Send) -> None:
+        if self._stored.get(response_id) is None:
+            await _response_not_found(send, response_id)
+        else:
+            message = "only a response with background=true can be cancelled, and there is none here"
+            await _refuse(send, message, status=400)
 
     def _script(self, headers: serving.Headers) -> Script | None:
         name = next((value for key, value in headers if key == _SCRIPT_HEADER), b"")
         return self._scripts.get(name.decode("latin-1"))
 
-    def _submit(self, request_id: str, completion: Completion, *, of_branch: bool = False) -> Reply:
-        reply = self._loop.submit(completion.request(request_id, of_branch=of_branch))
-        self._running[request_id] = completion
+    def _submit(self, call: "_Call", *, of_branch: bool = False) -> Reply:
+        lineage = call.stored.lineage(call.id) if call.stored is not None else None
+        reply = self._loop.submit(call.completion.request(call.id, of_branch=of_branch, reply=lineage))
+        self._running[call.id] = call
         return reply
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A model call that was read: what is to run, and how it is answered; `stored` if it is to be kept."""
+
+    id: str
+    completion: Completion
+    answer: Answer
+    stored: AskedResponse | None = None
+
+
+_Begin: TypeAlias = Callable[[bytes, Script | None], _Call]
 
 
 def _both(first: Listener, second: Listener) -> Listener:
@@ -311,35 +397,35 @@ def _of_branch(headers: serving.Headers) -> bool:
     return hints is not None and hints.step.fork is not None
 
 
-async def _whole(send: Send, request_id: str, completion: Completion, reply: Reply) -> None:
-    created = int(time.time())
+async def _whole(send: Send, answer: Answer, reply: Reply) -> None:
     while not reply.ended:
         await reply.change()
     if reply.stats is None:
-        await _refuse(send, "the request was dropped: the engine is stopping", status=503)
+        await _refuse(send, _DROPPED, status=503)
     else:
-        await _answer(send, openai_api.whole(request_id, created, completion, reply.stats))
+        await _answer(send, answer.whole(reply.stats))
 
 
-async def _stream(send: Send, request_id: str, completion: Completion, reply: Reply) -> None:
-    chunks = Chunks(request_id, int(time.time()), completion)
+async def _stream(send: Send, answer: Answer, reply: Reply) -> None:
     await _start_stream(send)
+    if opening := answer.opening():
+        await _send_part(send, opening)
     sent = 0
     ended = False
     while not ended:
         ended, ready = reply.ended, reply.ready
         if ready > sent:
-            part = chunks.part(sent, ready)
-            await _send_part(send, part if sent else chunks.role() + part)
+            if part := answer.part(sent, ready):
+                await _send_part(send, part)
             sent = ready
         elif not ended:
             await reply.change()
-    if reply.stats is not None:
-        await _send_part(send, chunks.end(reply.stats), last=True)
-    else:
-        message = "the request was dropped: the engine is stopping"
-        dropped = serving.error_body(message, kind="server_error")
-        await _send_part(send, openai_api.event(dropped), last=True)
+    end = answer.end(reply.stats) if reply.stats is not None else answer.broken_off(_DROPPED)
+    await _send_part(send, end, last=True)
+
+
+async def _response_not_found(send: Send, response_id: str) -> None:
+    await _refuse(send, f"Response with id '{response_id}' not found.", status=404)
 
 
 async def _bounded_body(receive: Receive, send: Send) -> bytes | None:
@@ -371,7 +457,8 @@ async def _answer(
     send: Send, value: dict[str, Any], *, status: int = 200, headers: serving.Headers | None = None
 ) -> None:
     value["system_fingerprint"] = FINGERPRINT
-    await serving.send_json(send, status, value, [ENGINE_HEADER, *(headers or ())])
+    data = openai_api.dump(value)
+    await serving.send_bytes(send, status, data, b"application/json", [ENGINE_HEADER, *(headers or ())])
 
 
 async def _refuse(

@@ -10,6 +10,9 @@ Text is UTF-8 padded with 0xFF to a multiple of four. Special tokens start with 
 UTF-8, so that no text can end a message or forge a role. `rest` is what a message holds besides `role` and a
 plain string `content`: its canonical bytes (`hints.canonical`), padded. Hence a message of n bytes of text
 alone is 2 + ceil(n / 4) tokens.
+
+The items of a Responses call are rendered as messages are. The raw prompt of a completion is its text, padded
+at the end, or its token ids as they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +32,7 @@ ROLES: Final = {
     "user": b"\xf5usr",
     "assistant": b"\xf5ast",
     "tool": b"\xf5tol",
+    "reasoning": b"\xf5rsn",
 }
 OTHER_ROLE: Final = b"\xf5oth"
 
@@ -48,7 +52,7 @@ class Prompt:
     Attributes:
         tokens: four bytes per token.
         ends: tokens up to the end of each link of the request's chain (`hints.chain`): first the head
-            (the tools), then every message.
+            (the tools), then every message, item or piece.
     """
 
     tokens: bytes
@@ -73,13 +77,8 @@ def render(body: Mapping[str, Any]) -> Prompt:
             "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
             "continue_final_message",
         )
-    parts: list[bytes] = []
-    size = 0
-    tools = body.get("tools")
-    if tools and body.get("tool_choice") != "none":
-        data = _padded(b"".join(map(_tool, tools)))
-        parts += (TOOLS, data, END)
-        size = 2 * BYTES_PER_TOKEN + len(data)
+    parts = [render_tools(body)]
+    size = len(parts[0])
     ends = [size // BYTES_PER_TOKEN]
     messages: Sequence[Mapping[str, Any]] = body.get("messages") or ()
     for message in messages:
@@ -94,6 +93,26 @@ def render(body: Mapping[str, Any]) -> Prompt:
     elif generation_prompt is not False:
         parts.append(ROLES["assistant"])
     return Prompt(b"".join(parts), tuple(ends))
+
+
+def render_tools(body: Mapping[str, Any]) -> bytes:
+    """Renders the tools of a body, if it has any that may be called."""
+    tools = body.get("tools")
+    if not tools or body.get("tool_choice") == "none":
+        return b""
+    return TOOLS + _padded(b"".join(map(_tool, tools))) + END
+
+
+def render_item(role: str, item: Mapping[str, Any]) -> bytes:
+    """Renders a message, or an item of a Responses call (`hints.context_items`)."""
+    return ROLES.get(role, OTHER_ROLE) + _content(item) + END
+
+
+def render_raw(data: bytes, piece_bytes: int) -> Prompt:
+    """Renders a raw prompt, which is cut into pieces of so many bytes for its chain."""
+    tokens = _padded(data)
+    ends = [min(end, len(tokens)) for end in range(piece_bytes, len(tokens) + piece_bytes, piece_bytes)]
+    return Prompt(tokens, (0, *(end // BYTES_PER_TOKEN for end in ends)))
 
 
 def _flag(body: Mapping[str, Any], name: str) -> bool | None:
