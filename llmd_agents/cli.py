@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llmd_agents.hints_cli import app as hints_app
+
 if TYPE_CHECKING:
     from llmd_agents.engine.kv_events_publisher import KvEventPublisher
 
@@ -20,6 +22,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(hints_app, name="hints")
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]

@@ -39,6 +39,7 @@ class Retain(Contract):
     after: Seconds
     """Median time until its next use."""
     sigma: Sigma = 1.0
+    """How unsure `after` is."""
     expires: Seconds
     """Past this the estimate counts no more."""
     weight: Weight = 1.0
@@ -80,7 +81,9 @@ class Demote(Contract):
     digest: Digest
     scope: Id | None = None
     keep: Digest | None = None
+    """What of it stays; None if nothing does."""
     tier: Name = Tier.HOST
+    """Where it goes."""
 
 
 class Warm(Contract):
@@ -108,30 +111,39 @@ class DirectiveOutcome(Contract):
     """
 
     action_id: str
+    """The action that it is of."""
     outcome: Result
+    """What became of it."""
     reason: str | None = None
+    """Why, in words for people."""
     tokens: Size | None = None
+    """How much of the context it covers now."""
 
 
 class Outcomes(Contract):
     """The answer to one message: an outcome for each action, in their order."""
 
     message_id: str
+    """The message that is answered."""
     outcomes: tuple[DirectiveOutcome, ...] = ()
+    """In the order of its actions."""
 
 
 class EngineRates(Contract):
     """What an engine's work costs, for choosing between waiting, copying and computing."""
 
     prefill_s_per_token: Seconds
+    """Computing one token of a prompt."""
     step_s: Seconds
     """One decoding step of a batch, whatever is in it."""
     decode_s_per_seq: Seconds
     """What one more sequence adds to a step."""
     decode_s_per_context_token: Seconds
+    """What one more token of its context adds."""
     host_s_per_token: Seconds | None = None
     """Loading from the host tier; None without one."""
     storage_s_per_token: Seconds | None = None
+    """Loading from the storage tier; None without one."""
     peer_s_per_token: Seconds | None = None
     """Copying from a peer; None if the engine cannot."""
 
@@ -140,7 +152,9 @@ class EngineKv(Contract):
     """What `GET /v1/agent/kv` tells of an engine's cache.
 
     Attributes:
+        epoch: names one run of the engine, as in residency events.
         directives: the types of directives that the engine carries out.
+        rates: what its work costs; None if it does not tell.
         tiers: tokens that each tier can hold.
         used: tokens that each tier holds; of the device, cached or in use.
         budget: tokens that estimates may keep beyond least-recently-used order.

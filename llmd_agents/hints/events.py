@@ -20,10 +20,13 @@ Outcome = Literal["ok", "error", "cancelled", "abandoned"]
 
 
 class ProgramStarted(Contract):
+    """A program has begun."""
+
     type: Literal["program_started"] = "program_started"
     program: Id
     at: Timestamp
     declared: Program
+    """What is declared of it; of the same id."""
 
 
 class ProgramFinished(Contract):
@@ -33,6 +36,7 @@ class ProgramFinished(Contract):
     program: Id
     at: Timestamp
     outcome: Outcome = "ok"
+    """How it ended."""
 
 
 class ToolStarted(Contract):
@@ -43,21 +47,30 @@ class ToolStarted(Contract):
     at: Timestamp
     branch: Id = ROOT_BRANCH
     call: Id
+    """This call of the tool; the same in both its events."""
     tool: Name
+    """What is called."""
     expected: Seconds | None = None
     """Median duration, in seconds."""
     sigma: Sigma | None = None
+    """How unsure `expected` is."""
     result_lifetime: Lifetime | Seconds | None = None
+    """How long its result will matter in the branch's context."""
 
 
 class ToolFinished(Contract):
+    """The branch waits no longer."""
+
     type: Literal["tool_finished"] = "tool_finished"
     program: Id
     at: Timestamp
     branch: Id = ROOT_BRANCH
     call: Id
+    """This call of the tool; the same in both its events."""
     tool: Name
+    """What is called."""
     outcome: Outcome = "ok"
+    """How it ended."""
 
 
 class ForkDeclared(Contract):
@@ -68,9 +81,13 @@ class ForkDeclared(Contract):
     at: Timestamp
     branch: Id = ROOT_BRANCH
     fork: Id
+    """Stands for all its branches as a parent of the step after the join."""
     width: FanOut
+    """How many branches."""
     name: Name | None = None
+    """What they do."""
     parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX)] = ()
+    """Steps and forks that the branches depend on."""
 
 
 class BranchEnded(Contract):
@@ -80,7 +97,9 @@ class BranchEnded(Contract):
     program: Id
     at: Timestamp
     branch: Id
+    """The branch that ended."""
     outcome: Outcome = "ok"
+    """How it ended."""
 
 
 class Superseded(Contract):
@@ -91,6 +110,7 @@ class Superseded(Contract):
     at: Timestamp
     branch: Id = ROOT_BRANCH
     digest: Digest
+    """Names the context that is no longer in use."""
 
 
 class Joined(Contract):
@@ -101,6 +121,7 @@ class Joined(Contract):
     at: Timestamp
     branch: Id = ROOT_BRANCH
     fork: Id
+    """The fork that was joined."""
 
 
 Event: TypeAlias = (

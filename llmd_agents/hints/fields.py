@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     StringConstraints,
+    WithJsonSchema,
 )
 
 from .limits import (
@@ -41,32 +42,43 @@ def _from_hex(value: Any) -> Any:
 Id = Annotated[
     str,
     StringConstraints(pattern=rf"\A[A-Za-z0-9][A-Za-z0-9._:~-]{{0,{ID_MAX_CHARS - 1}}}\z", strict=True),
+    WithJsonSchema({"type": "string", "pattern": rf"^[A-Za-z0-9][A-Za-z0-9._:~-]{{0,{ID_MAX_CHARS - 1}}}$"}),
 ]
-"""An opaque identifier: ASCII letters, digits and `. _ : ~ -`, at most 64 characters."""
+"""An opaque identifier: 1–64 ASCII letters, digits and `. _ : ~ -`; the first a letter or digit."""
 
 Name = Annotated[
     str,
     StringConstraints(min_length=1, max_length=NAME_MAX_CHARS, strict=True),
     AfterValidator(_printable),
 ]
-"""A name for people: any printable text, at most 128 characters."""
+"""A name for people: 1–128 printable characters, any script."""
 
 Digest = Annotated[
     bytes,
     BeforeValidator(_from_hex),
     Field(min_length=16, max_length=16, strict=True),
     PlainSerializer(bytes.hex, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{32}$"}),
 ]
 """A chain digest: 16 bytes, 32 hexadecimal digits in JSON."""
 
 Seconds = Annotated[float, Field(ge=0, le=SECONDS_MAX, allow_inf_nan=False)]
+"""A duration in seconds: a number from 0 to 10^9."""
+
 Timestamp = Annotated[float, Field(ge=0, le=10**11, allow_inf_nan=False)]
-"""Seconds since the Unix epoch."""
+"""Seconds since the Unix epoch: a number from 0 to 10^11."""
 
 Sigma = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
-"""How unsure a duration is: the standard deviation of its natural logarithm."""
+"""How unsure a duration is: the standard deviation of its natural logarithm, a number from 0 to 10."""
 
 Size = Annotated[int, Field(ge=0, le=SIZE_MAX, strict=True)]
+"""A count of bytes or tokens: an integer from 0 to 10^12."""
+
 FanOut = Annotated[int, Field(ge=1, le=FAN_OUT_MAX, strict=True)]
+"""How many branches: an integer from 1 to 100,000."""
+
 Index = Annotated[int, Field(ge=0, lt=FAN_OUT_MAX, strict=True)]
+"""Which branch of a fork: an integer from 0 to 99,999."""
+
 Iteration = Annotated[int, Field(ge=0, le=ITERATION_MAX, strict=True)]
+"""Which turn of a loop: an integer from 0 to 1,000,000; the first is 0."""

@@ -20,19 +20,24 @@ class Program(Contract):
     """One run of an agentic application."""
 
     id: Id
+    """Stable for the program's life."""
     name: Name | None = None
     """The workflow that this is a run of."""
     priority: Priority = DEFAULT_PRIORITY
-    """0–100; higher matters more. (vLLM's own `priority` runs the other way round.)"""
+    """Higher matters more. (vLLM's own `priority` runs the other way round.)"""
     deadline: Timestamp | None = None
+    """When the result is wanted."""
 
 
 class ForkPosition(Contract):
     """Which child of which fork a step's branch is."""
 
     id: Id
+    """The fork."""
     index: Index
+    """Which of its branches; less than `width`."""
     width: FanOut
+    """How many branches it has."""
 
     @model_validator(mode="after")
     def _index_within_width(self) -> Self:
@@ -45,32 +50,43 @@ class LoopPosition(Contract):
     """Which turn of which loop a step belongs to; the first iteration is 0."""
 
     id: Id
+    """The loop."""
     iteration: Iteration
+    """This turn."""
     limit: Iteration | None = None
+    """How many turns there are at most."""
 
 
 class Step(Contract):
-    """One model call.
+    """One model call. The same step sent again after a failure is another attempt, not another step.
 
     `parents` are the DAG's edges: ids of the steps that had to end before this one began. After a join, the
     id of the fork stands for the last steps of all its branches.
     """
 
     id: Id
+    """Unique within the program."""
     branch: Id = ROOT_BRANCH
+    """The branch that it is on; every program starts with `main`."""
     kind: Name | None = None
     """plan, reason, act, evaluate, synthesize, …: an open set."""
     model: Name | None = None
     """The model that the request names, for placement without reading the body."""
     agent: Name | None = None
+    """The agent that makes the call."""
     parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX)] = ()
+    """Steps and forks that had to end before this one began."""
     join: Literal["all", "any"] | Annotated[int, Field(ge=1, strict=True)] | None = None
     """How many of the branches behind `parents` had to finish: all, any, or k of them."""
     fork: ForkPosition | None = None
+    """Which child of which fork the branch is."""
     loop: LoopPosition | None = None
+    """Which turn of which loop the step belongs to."""
 
 
 class SegmentType(StrEnum):
+    """What a stretch of context is."""
+
     SYSTEM_PROMPT = "system_prompt"
     TOOL_DEFINITION = "tool_definition"
     DOCUMENT = "document"
@@ -118,18 +134,21 @@ DEFAULT_SCOPE: dict[SegmentType, Scope] = {
 class Segment(Contract):
     """A typed stretch of context, named by the chain digest at its end.
 
-    It begins where the segment before it ends. `size` counts the UTF-8 bytes of its canonical form, `tokens`
-    is filled in once a server has counted them.
+    It begins where the segment before it ends; the first begins at the start of the prompt, or at `extends`.
     """
 
     type: SegmentType
+    """What it is."""
     digest: Digest
+    """Names the prompt from its start to the segment's end."""
     size: Size
+    """Bytes of this segment alone, in canonical form."""
     tokens: Size | None = None
+    """Tokens of this segment alone, once a server has counted them."""
     lifetime: Lifetime | Seconds | None = None
-    """None stands for the type's default."""
+    """How long it matters; none stands for the type's default."""
     scope: Scope | None = None
-    """None stands for the type's default."""
+    """Who may meet it again; none stands for the type's default."""
     merged: Annotated[int, Field(ge=1, le=SEGMENTS_MAX, strict=True)] = 1
     """How many declared segments this one stands for (more than 1 after truncation)."""
 
@@ -156,26 +175,32 @@ class Forecast(Contract):
     """What the application expects after a step."""
 
     next: Next
+    """What follows."""
     after: Seconds | None = None
     """Median time until the branch's next step, in seconds from this step's end."""
     sigma: Sigma | None = None
     """How unsure `after` is: the standard deviation of its natural logarithm."""
     fan_out: FanOut | None = None
+    """How many branches start, before a fork."""
     agent: Name | None = None
     """The agent that runs next."""
     output_tokens: Size | None = None
-    """Expected length of this step's own reply."""
+    """Expected length of this step's own reply, in tokens."""
 
 
 class Hints(Contract):
     """Everything that one request declares. Encoded by `encode_hints`, read by `decode_hints`."""
 
     program: Program
+    """The run that the step belongs to."""
     step: Step
+    """The call that the request makes."""
     extends: Digest | None = None
     """The digest that `segments` continue; None means that they list the whole context."""
     segments: Annotated[tuple[Segment, ...], Field(max_length=SEGMENTS_MAX)] = ()
+    """The context, or what is new of it, in the order of the prompt."""
     forecast: Forecast | None = None
+    """What follows the step."""
     cut: tuple[Literal["segments", "next", "parents"], ...] = ()
     """Names of hints that were shortened or left out to keep within the header's limit."""
 

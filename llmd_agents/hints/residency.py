@@ -44,18 +44,27 @@ class ResidencyChange(Contract):
     """
 
     digest: Digest
+    """Names the context from the start of the prompt."""
     scope: Id | None = None
+    """The `cache_salt` that it was computed under, without telling it (`residency_scope`)."""
     tier: Name = Tier.DEVICE
+    """`device`, `host`, `storage`, …: an open set."""
     tokens: Size
+    """Length of the context, in tokens."""
     resident: bool
+    """All of it is there now, or no longer."""
 
 
 class ResidencyBatch(Contract):
     """Changes since the batch before; with `snapshot`, everything that is resident."""
 
     epoch: Id
+    """Names one run of the engine; a new one means an empty cache."""
     seq: Annotated[int, Field(ge=0)]
+    """Numbers the batches of an epoch."""
     snapshot: bool = False
+    """`changes` is everything that is resident; all that was known before is void."""
     cleared: bool = False
     """All context is gone (`reset_prefix_cache`); precedes `changes`."""
     changes: tuple[ResidencyChange, ...] = ()
+    """In order."""
