@@ -3,7 +3,45 @@
 from llmd_agents import instrument, program, tool
 """
 
-from .client import AsyncFork, Forecast, Fork, Run, SyncFork, instrument, program, tool, tool_call
+from .client import (
+    AsyncFork,
+    Best,
+    ContextExecutor,
+    Forecast,
+    Fork,
+    Run,
+    SyncFork,
+    attach,
+    continue_program,
+    current_baggage,
+    current_environment,
+    current_headers,
+    current_meta,
+    instrument,
+    mark,
+    program,
+    tool,
+    tool_call,
+)
 
-__all__ = ["AsyncFork", "Forecast", "Fork", "Run", "SyncFork", "instrument", "program", "tool", "tool_call"]
+__all__ = [
+    "AsyncFork",
+    "Best",
+    "ContextExecutor",
+    "Forecast",
+    "Fork",
+    "Run",
+    "SyncFork",
+    "attach",
+    "continue_program",
+    "current_baggage",
+    "current_environment",
+    "current_headers",
+    "current_meta",
+    "instrument",
+    "mark",
+    "program",
+    "tool",
+    "tool_call",
+]
 __version__ = "0.1.0"

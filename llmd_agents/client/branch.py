@@ -1,11 +1,20 @@
 """A branch: one linear chain of context, and where it stands in the program's graph."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from llmd_agents.hints import ForkPosition, Link, LoopPosition
+from llmd_agents.hints import BranchEnded, ForkPosition, LoopPosition, Outcome
 from llmd_agents.hints.frontier import advance
+
+from . import quiet
+from .asked import AskedTools
+from .clock import event_time
+from .history import BranchRecord
+from .join import Join
+from .loop import loop_positions
+from .observer import tell
+from .trail import Trail
 
 if TYPE_CHECKING:
     from .run import Run
@@ -17,6 +26,10 @@ class Branch:
     `frontier` holds the ids that the next step depends on. A step that is answered takes the place of its
     parents there, and so does a fork when it is joined. Calls in sequence thus form a chain, calls that
     overlap become siblings, and whatever follows them depends on all of them.
+
+    Attributes:
+        parent: the branch that it was forked from.
+        outcome: what has become of it; None while it goes on.
     """
 
     def __init__(
@@ -26,13 +39,20 @@ class Branch:
         *,
         parents: Iterable[str] = (),
         fork: ForkPosition | None = None,
+        parent: "Branch | None" = None,
     ) -> None:
         self.run = run
         self.id = branch_id
         self.fork = fork
-        self.loops: list[LoopPosition] = []
+        self.parent = parent
+        self.outcome: Outcome | None = None
+        self.trail = Trail()
+        self.asked = AskedTools(self)
         self._frontier = tuple(parents)
-        self._known: dict[str, list[bytes]] = {}
+        self._joins: Mapping[str, Join] = parent._joins if parent is not None else {}
+        self._awaited: tuple[str, ...] = ()
+        self._end_told_at: tuple[str, ...] | None = None
+        self._record: BranchRecord | None = None
         self._lock = threading.Lock()
 
     @property
@@ -41,20 +61,89 @@ class Branch:
 
     def advance(self, done: str, parents: Iterable[str]) -> None:
         """Puts a finished step or fork in the place of what it depended on."""
+        parents = tuple(parents)
         with self._lock:
             self._frontier = advance(self._frontier, done, parents)
+            if self._joins:
+                self._joins = {fork: how for fork, how in self._joins.items() if fork in self._frontier}
+            if self._awaited:
+                self._awaited = tuple(one for one in self._awaited if one not in parents)
 
-    def known_links(self, server: str, links: Sequence[Link]) -> int:
-        """Returns how many leading links of a chain the server has been told of on this branch."""
-        known = self._known.get(server, [])
-        count = min(len(known), len(links))
-        # A digest names everything before it, so the first match from the end is the whole answer.
-        while count and known[count - 1] != links[count - 1].digest:
-            count -= 1
-        return count
+    def join(self, fork: str, parents: Iterable[str], how: Join) -> None:
+        """Puts a fork that was joined in the place of what it started from."""
+        self.advance(fork, parents)
+        with self._lock:
+            self._joins = {**self._joins, fork: how}
 
-    def told(self, server: str, links: Sequence[Link]) -> None:
-        self._known[server] = [link.digest for link in links]
+    @property
+    def next_join(self) -> Join | None:
+        """How the forks were joined that the next step depends on; None if there are none, or they differ."""
+        modes = set(self._joins.values())
+        return modes.pop() if len(modes) == 1 else None
 
-    def forget_told(self, server: str) -> None:
-        self._known.pop(server, None)
+    @property
+    def loops(self) -> list[LoopPosition]:
+        """Where the calling code is in the branch's loops, the innermost last."""
+        return loop_positions(self)
+
+    def await_also(self, steps: Iterable[str]) -> None:
+        """Takes note of steps of other branches that were waited for, until a step depends on them."""
+        with self._lock:
+            self._awaited = tuple(dict.fromkeys((*self._awaited, *steps)))
+
+    def awaited(self, steps: Iterable[str]) -> list[str]:
+        """Returns those of the steps that were waited for on which no step depends yet."""
+        return [one for one in steps if one in self._awaited and one not in self._frontier]
+
+    def await_no_more(self, steps: Iterable[str]) -> None:
+        over = frozenset(steps)
+        with self._lock:
+            self._awaited = tuple(one for one in self._awaited if one not in over)
+
+    def begin(self) -> None:
+        """Tells that the branch begins, from within the code that runs it."""
+        with quiet.faults("a branch's beginning is not noted"):
+            history, position = self.run.history, self.fork
+            self._record = record = BranchRecord(
+                branch=self.id,
+                fork=position.id if position is not None else None,
+                index=position.index if position is not None else 0,
+                parents=self._frontier,
+                started=history.now(),
+            )
+            history.keep(history.branches, record)
+            tell(lambda observer: observer.branch_started(history, record))
+
+    def end(self, outcome: Outcome) -> None:
+        """Tells that the branch has ended. What counts is the first outcome; it is told again if a step was
+        answered since, for then its context is dead anew."""
+        with self._lock:
+            first = self.outcome is None
+            if not first and self._end_told_at is self._frontier:
+                return
+            self.outcome = self.outcome or outcome
+            self._end_told_at = self._frontier
+            told = self.outcome
+        run = self.run
+        run.announce(lambda: BranchEnded(program=run.id, at=event_time(), branch=self.id, outcome=told))
+        with quiet.faults("a branch's end is not noted"):
+            self.settle("abandoned" if told == "ok" else told)
+            if first and (record := self._record) is not None:
+                history = run.history
+                record.ended, record.outcome = history.now(), told
+                tell(lambda observer: observer.branch_ended(history, record))
+
+    def abandon(self) -> None:
+        """Gives the branch up: what it has said will not be used, and its context may be released now.
+
+        Raises:
+            RuntimeError: if it is the branch that its program started with.
+        """
+        if self is self.run.root:
+            raise RuntimeError("a program's own branch cannot be abandoned, only those of its forks")
+        self.end("abandoned")
+
+    def settle(self, outcome: Outcome) -> None:
+        """Ends the steps and calls of tools that are not over: the branch has ended."""
+        self.trail.settle(outcome)
+        self.asked.close(outcome)

@@ -1,31 +1,25 @@
-"""fork and join: n branches from one context, as a block."""
+"""A fork as its block sees it: which branches have started, and how they end."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import itertools
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from llmd_agents.hints import BranchEnded, ForkDeclared, ForkPosition, Joined
-from llmd_agents.hints.limits import PARENTS_MAX
+from llmd_agents.hints import ForkPosition
 
 from .branch import Branch
-from .clock import event_time
 from .frame import Frame, frame
+from .outcome import outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
-    from types import TracebackType
+    from collections.abc import Iterator
 
-    from llmd_agents.hints import Outcome
+    from llmd_agents.hints import ForkDeclared, Outcome
 
-T = TypeVar("T")
+    from .join import Join, Race
+
 R = TypeVar("R")
-
-MAX_THREADS = 64
 
 
 class Fork:
@@ -34,148 +28,113 @@ class Fork:
     Attributes:
         id: stands for all the fork's branches as a parent of the step after the join.
         width: the number of branches declared.
+        join: how many of them are waited for: all, the first that succeeds ("any"), or the first k.
+        winners: indices of the branches whose results the last `map` returned, in the order in which they
+            finished.
     """
 
-    def __init__(self, parent: Branch, fork_id: str, width: int, parents: tuple[str, ...]) -> None:
-        self.id = fork_id
-        self.width = width
+    def __init__(self, parent: Branch, declared: ForkDeclared, join: Join) -> None:
+        self.id = declared.fork
+        self.width = declared.width
+        self.join: Join = join
+        self.winners: tuple[int, ...] = ()
         self._parent = parent
-        self._parents = parents
-        self._indices = itertools.count()
+        self._parents = declared.parents
+        self._started = 0
+        self._open: dict[int, Branch] = {}
+        self._joined = False
+        self._keeps = False
+        self._lock = threading.Lock()
 
     @contextmanager
     def branch(self) -> Iterator[Branch]:
         """Runs the block as the fork's next branch. `map` does this for each item.
 
         Raises:
-            RuntimeError: if all declared branches have been started.
+            RuntimeError: if all declared branches have been started, or the fork's block was left.
         """
-        index = next(self._indices)
-        if index >= self.width:
-            raise RuntimeError(f"the fork was declared with {self.width} branches and all have started")
+        with self._lock:
+            if self._joined:
+                raise RuntimeError(f"fork {self.id} was joined: its block has been left")
+            if self._started >= self.width:
+                raise RuntimeError(f"the fork was declared with {self.width} branches and all have started")
+            index = self._started
+            self._started += 1
+        with self._running(index) as branch:
+            yield branch
+
+    def _take(self, count: int) -> range:
+        """Reserves the indices of the next branches."""
+        with self._lock:
+            left = self.width - self._started
+            if count > left:
+                started = f", {self._started} of which have started" if self._started else ""
+                raise ValueError(
+                    f"{count} items for a fork that was declared with {self.width} branches{started}"
+                )
+            self._started += count
+            return range(self._started - count, self._started)
+
+    def _begin(self, index: int) -> Branch:
         position = ForkPosition(id=self.id, index=index, width=self.width)
-        run = self._parent.run
-        branch = Branch(run, f"{self.id}.{index}", parents=self._parents, fork=position)
-        outcome: Outcome = "error"
+        branch = Branch(
+            self._parent.run, f"{self.id}.{index}", parents=self._parents, fork=position, parent=self._parent
+        )
+        with self._lock:
+            self._open[index] = branch
+        return branch
+
+    @contextmanager
+    def _running(self, index: int) -> Iterator[Branch]:
+        branch = self._begin(index)
+        error: type[BaseException] | None = None
         try:
             with frame(Frame(branch)):
+                branch.begin()
                 yield branch
-            outcome = "ok"
-        except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
-            outcome = "cancelled"
+        except BaseException as raised:
+            error = type(raised)
             raise
         finally:
-            run.outbox.put(BranchEnded(program=run.id, at=event_time(), branch=branch.id, outcome=outcome))
+            if error is not None or not self._keeps:
+                with self._lock:
+                    self._open.pop(index, None)
+                branch.end(outcome_of(error))
 
-    def _check_room(self, count: int) -> None:
-        if count > self.width:
-            raise ValueError(f"{count} items for a fork that was declared with {self.width} branches")
+    def _end_all(self, indices: range, outcome: Outcome) -> None:
+        """Ends the branches that still run: their results are not waited for any more."""
+        with self._lock:
+            left = [self._open.pop(index) for index in list(self._open) if index in indices]
+        for branch in left:
+            branch.end(outcome)
 
+    def _count(self, race: Race[R], index: int, branch: Branch, result: R) -> bool:
+        """Takes note of a result, unless its branch was abandoned; returns whether that decides the race."""
+        if branch.outcome == "abandoned" and self.join != "all":
+            return race.withdrew()
+        return race.succeeded(index, result)
 
-class SyncFork(Fork):
-    """A fork whose branches run in threads."""
+    def _results(self, race: Race[R]) -> list[R]:
+        """Returns the results of a `map`, or raises what stands in their way."""
+        self.winners = tuple(index for index, _ in race.winners)
+        race.raise_failures(self.id)
+        winners = sorted(race.winners, key=_index) if self.join == "all" else race.winners
+        return [result for _, result in winners]
 
-    def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Calls `function` on each item, each call as a branch; returns the results in the items' order.
+    def keep_open(self) -> None:
+        """Leaves branches open when their code returns, until `end_kept` or the end of the fork's block."""
+        self._keeps = True
 
-        Raises:
-            ValueError: if there are more items than declared branches.
-            Exception: what a branch raised; an ExceptionGroup where several did.
-        """
-        work = list(items)
-        self._check_room(len(work))
+    def end_kept(self, index: int, outcome: Outcome) -> None:
+        self._end_all(range(index, index + 1), outcome)
 
-        def run_branch(item: T) -> R:
-            with self.branch():
-                return function(item)
-
-        if not work:
-            return []
-        with ThreadPoolExecutor(min(len(work), MAX_THREADS), thread_name_prefix=self.id) as threads:
-            futures = [threads.submit(contextvars.copy_context().run, run_branch, item) for item in work]
-        errors = [error for future in futures if isinstance(error := future.exception(), Exception)]
-        _raise(errors, f"fork {self.id}")
-        return [future.result() for future in futures]
-
-
-class AsyncFork(Fork):
-    """A fork whose branches run as tasks."""
-
-    async def map(self, function: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
-        """Awaits `function` on each item, each call as a branch; returns the results in the items' order.
-
-        The first failure cancels the other branches.
-
-        Raises:
-            ValueError: if there are more items than declared branches.
-            Exception: what a branch raised; an ExceptionGroup where several did.
-        """
-        work = list(items)
-        self._check_room(len(work))
-
-        async def run_branch(item: T) -> R:
-            with self.branch():
-                return await function(item)
-
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                results = [tasks.create_task(run_branch(item)) for item in work]
-        except BaseExceptionGroup as group:
-            if len(group.exceptions) == 1:
-                raise group.exceptions[0] from None
-            raise
-        return [task.result() for task in results]
+    def close(self, *, failed: bool) -> None:
+        """Ends the branches that are still open as the block is left."""
+        with self._lock:
+            self._joined = True
+        given_up: Outcome = "abandoned" if self.join == "all" and not failed else "cancelled"
+        self._end_all(range(self.width), given_up)
 
 
-class ForkBlock:
-    """What `run.fork` returns: enter it with `with` for threads, with `async with` for tasks."""
-
-    def __init__(self, parent: Branch, fork_id: str, width: int, name: str | None) -> None:
-        # Building the event checks width and name before anything has begun.
-        self._declared = ForkDeclared(
-            program=parent.run.id,
-            at=event_time(),
-            branch=parent.id,
-            fork=fork_id,
-            width=width,
-            name=name,
-            parents=parent.frontier[-PARENTS_MAX:],
-        )
-        self._parent = parent
-
-    def _open(self, kind: type[Any]) -> Any:
-        self._parent.run.outbox.put(self._declared)
-        declared = self._declared
-        return kind(self._parent, declared.fork, declared.width, declared.parents)
-
-    def _join(self) -> None:
-        declared = self._declared
-        self._parent.advance(declared.fork, declared.parents)
-        self._parent.run.outbox.put(
-            Joined(program=declared.program, at=event_time(), branch=declared.branch, fork=declared.fork)
-        )
-
-    def __enter__(self) -> SyncFork:
-        fork: SyncFork = self._open(SyncFork)
-        return fork
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._join()
-
-    async def __aenter__(self) -> AsyncFork:
-        fork: AsyncFork = self._open(AsyncFork)
-        return fork
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._join()
-
-
-def _raise(errors: list[Exception], what: str) -> None:
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise ExceptionGroup(f"{len(errors)} branches of {what} failed", errors)
+def _index(winner: tuple[int, object]) -> int:
+    return winner[0]

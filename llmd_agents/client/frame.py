@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar, Token
+import asyncio
+import threading
+import weakref
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmd_agents.hints.limits import PARENTS_MAX
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from llmd_agents.hints import Forecast
 
@@ -17,36 +22,106 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What the next model call is labelled with."""
+    """What the next model call is labelled with.
+
+    Attributes:
+        after: steps of other branches that it waited for.
+    """
 
     branch: Branch
     kind: str | None = None
     agent: str | None = None
     forecast: Forecast | None = None
+    after: tuple[str, ...] = ()
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """What the next step depends on: its branch's frontier, and the steps that it waited for by name."""
+        frontier = self.branch.frontier
+        if self.after:
+            frontier = (*self.branch.awaited(self.after), *frontier)
+        return frontier[-PARENTS_MAX:]
 
 
-_current: ContextVar[Frame | None] = ContextVar("llmd_agents_frame", default=None)
+class Entry:
+    """A frame's being entered, by a task or thread.
+
+    A generator may be closed in another task, thread or context than the one that entered its frame, where
+    the variable cannot be set back. So whoever entered a frame sees it no more once it is left, wherever that
+    happens. Tasks and threads that were started within keep it.
+    """
+
+    __slots__ = ("_by", "frame", "left", "outer")
+
+    def __init__(self, frame: Frame, outer: Entry | None) -> None:
+        self.frame = frame
+        self.outer = outer
+        self.left = False
+        self._by = weakref.ref(_running())
+
+    @property
+    def over(self) -> bool:
+        return self.left and self._by() is _running()
+
+
+def _running() -> asyncio.Task[object] | threading.Thread:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return task or threading.current_thread()
+
+
+_current: ContextVar[Entry | None] = ContextVar("llmd_agents_frame", default=None)
+
+_of_process: Callable[[], Frame | None] | None = None
+
+
+def fall_back_to(frame_of_process: Callable[[], Frame | None]) -> None:
+    """Sets what tells the frame of code that has entered none."""
+    global _of_process
+    _of_process = frame_of_process
+
+
+def _entry() -> Entry | None:
+    entry = _current.get()
+    while entry is not None and entry.over:
+        entry = entry.outer
+    return entry
 
 
 def current_frame() -> Frame | None:
-    return _current.get()
+    entry = _entry()
+    if entry is not None:
+        return entry.frame
+    return _of_process() if _of_process is not None else None
 
 
-def enter_frame(frame: Frame) -> Token[Frame | None]:
-    return _current.set(frame)
+def open_frames() -> Iterator[Frame]:
+    """Yields the frames that the calling code is in, the innermost first."""
+    entry = _entry()
+    while entry is not None:
+        if not entry.over:
+            yield entry.frame
+        entry = entry.outer
 
 
-def leave_frame(token: Token[Frame | None]) -> None:
-    # A ValueError means that it is left in another context than it was entered in, as when a generator is
-    # closed elsewhere: that context never saw the frame, so there is nothing to undo.
-    with suppress(ValueError):
-        _current.reset(token)
+def enter_frame(frame: Frame) -> Entry:
+    entry = Entry(frame, _entry())
+    _current.set(entry)
+    return entry
+
+
+def leave_frame(entry: Entry) -> None:
+    entry.left = True
+    if _current.get() is entry:
+        _current.set(entry.outer)
 
 
 @contextmanager
 def frame(value: Frame) -> Iterator[Frame]:
-    token = enter_frame(value)
+    entry = enter_frame(value)
     try:
         yield value
     finally:
-        leave_frame(token)
+        leave_frame(entry)

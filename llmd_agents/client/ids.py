@@ -1,8 +1,10 @@
 """Ids of programs and of what happens in them."""
 
 import itertools
+import os
 import re
 import secrets
+import time
 
 
 def slug(name: str) -> str:
@@ -12,7 +14,28 @@ def slug(name: str) -> str:
 
 def program_id(name: str) -> str:
     """Returns a new id that begins with a readable form of the workflow's name."""
-    return f"{slug(name)}-{secrets.token_hex(6)}"
+    return f"{slug(name)}-{token(6)}"
+
+
+def token(size: int) -> str:
+    """Returns `size` random bytes in hexadecimal; of the clock where the system has no randomness."""
+    try:
+        return secrets.token_hex(size)
+    except (OSError, NotImplementedError):
+        return f"{time.time_ns() ^ os.getpid() << 48:032x}"[-2 * size :]
+
+
+# What a forked child puts before its ids: it shares the parent's counters, but counts by itself.
+_of_this_process = ""
+
+
+def _distinguish_child() -> None:
+    global _of_this_process
+    _of_this_process = f"{token(4)}."
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_distinguish_child)
 
 
 class Counter:
@@ -23,4 +46,4 @@ class Counter:
         self._numbers = itertools.count(1)
 
     def next(self) -> str:
-        return f"{self._prefix}{next(self._numbers)}"
+        return f"{_of_this_process}{self._prefix}{next(self._numbers)}"

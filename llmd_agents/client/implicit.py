@@ -5,12 +5,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from llmd_agents.hints import BranchEnded, Link
+from llmd_agents.hints import Link
 
 from .branch import Branch
-from .clock import event_time
 from .frame import Frame
 from .ids import Counter
+from .prompt import Prompt
 from .run import Run, program
 
 IDLE_SECONDS = 600.0
@@ -34,6 +34,10 @@ class ImplicitProgram:
         self._ids = Counter("b")
         self._used_at = 0.0
         self._lock = threading.Lock()
+
+    def prompts(self) -> list[Prompt]:
+        """Returns the prompts that a new one may extend, the latest first."""
+        return [] if self._run is None else self._run.context.prompts()
 
     def frame(self, links: list[Link]) -> Frame:
         with self._lock:
@@ -67,9 +71,9 @@ class ImplicitProgram:
         branch = Branch(run, self._ids.next())
         self._branches[branch.id] = branch
         if len(self._branches) > BRANCHES_MAX:
-            oldest, _ = self._branches.popitem(last=False)
+            oldest, given_up = self._branches.popitem(last=False)
             self._ends.pop(self._end_of.pop(oldest, b""), None)
-            run.outbox.put(BranchEnded(program=run.id, at=event_time(), branch=oldest, outcome="abandoned"))
+            given_up.end("abandoned")
         return branch
 
     def _forget(self) -> None:

@@ -3,75 +3,116 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from pydantic import TypeAdapter
 
 from llmd_agents.hints import (
     DEFAULT_PRIORITY,
     ROOT_BRANCH,
-    LoopPosition,
     Program,
     ProgramFinished,
     ProgramStarted,
 )
+from llmd_agents.hints.fields import Id
 
+from . import quiet
+from .best_of import best_in_tasks, best_in_threads, is_async
 from .branch import Branch
 from .clock import event_time
-from .fork import ForkBlock
-from .frame import Frame, current_frame, enter_frame, frame, leave_frame
+from .fork_block import ForkBlock
+from .frame import Entry, Frame, enter_frame, frame, leave_frame, open_frames
+from .handover import HandOverBlock
 from .history import History
-from .ids import Counter, program_id, slug
+from .ids import Counter, program_id, slug, token
+from .known_context import KnownContext
+from .loop import Loop
 from .observer import tell
 from .outbox import Outbox
+from .outcome import outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextvars import Token
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from types import TracebackType
 
-    from llmd_agents.hints import Forecast
+    from llmd_agents.hints import Event, Forecast, Outcome, Step
+
+    from .best_of import Best
+    from .join import Join
+
+T = TypeVar("T")
+
+_ID: TypeAdapter[str] = TypeAdapter(Id)
 
 FLUSH_SECONDS = 0.5
 """How long the end of a program waits, at most, for its last events to leave."""
 
 
 class Run:
-    """One run of a program. Made by `program`, entered with `with` or `async with`.
+    """One run of a program. Made by `program` or `continue_program`, entered with `with` or `async with`.
 
     Model calls made inside the block, by clients that `instrument` has prepared, become its steps.
     """
 
-    def __init__(self, declared: Program) -> None:
+    def __init__(self, declared: Program, *, continues: Step | None = None) -> None:
         self.declared = declared
         self.outbox = Outbox()
         self.history = History(declared.id, declared.name)
-        self.root = Branch(self, ROOT_BRANCH)
-        self.step_ids = Counter("s")
-        self.call_ids = Counter("t")
-        self._fork_ids = Counter("f")
-        self._loop_ids = Counter("l")
-        self._token: Token[Frame | None] | None = None
+        self.context = KnownContext()
+        # Elsewhere the same program counts its own, and may have been handed over more than once.
+        own = f"{token(4)}." if continues is not None else ""
+        self.root = Branch(self, ROOT_BRANCH) if continues is None else _continued(self, continues, own)
+        self.step_ids = Counter(f"{own}s")
+        self.call_ids = Counter(f"{own}t")
+        self._fork_ids = Counter(f"{own}f")
+        self._loop_ids = Counter(f"{own}l")
+        self._handover_ids = Counter(f"{own}h")
+        self._continues = continues is not None
+        self._entry: Entry | None = None
 
     @property
     def id(self) -> str:
         return self.declared.id
 
-    def start(self) -> None:
-        self.history = History(self.id, self.declared.name)
-        self.outbox.put(ProgramStarted(program=self.id, at=event_time(), declared=self.declared))
-        tell(lambda observer: observer.program_started(self.history))
+    def announce(self, make: Callable[[], Event]) -> None:
+        """Builds and sends an event; what goes wrong with it is logged and nothing else."""
+        with quiet.faults("an event is not sent"):
+            self.outbox.put(make())
 
-    def finish(self, outcome: Literal["ok", "error", "cancelled", "abandoned"] = "ok") -> None:
-        self.outbox.put(ProgramFinished(program=self.id, at=event_time(), outcome=outcome))
+    def start(self) -> None:
+        self.history = history = History(self.id, self.declared.name)
+        tell(lambda observer: observer.program_started(history))
+        if self._continues:
+            self.root.begin()
+        else:
+            self.announce(lambda: ProgramStarted(program=self.id, at=event_time(), declared=self.declared))
+
+    def finish(self, outcome: Outcome = "ok") -> None:
+        if self._continues:
+            self.root.end(outcome)
+        else:
+            with quiet.faults("the program's last steps are not settled"):
+                self.root.settle("abandoned" if outcome == "ok" else outcome)
+            self.announce(lambda: ProgramFinished(program=self.id, at=event_time(), outcome=outcome))
         history = self.history
         history.ended, history.outcome = history.now(), outcome
         tell(lambda observer: observer.program_ended(history))
 
     def here(self) -> Branch:
         """Returns the branch that the calling code runs on: the root branch outside of forks."""
-        inside = current_frame()
-        return inside.branch if inside is not None and inside.branch.run is self else self.root
+        for inside in open_frames():
+            if inside.branch.run is self:
+                return inside.branch
+        return self.root
 
-    def fork(self, width: int, *, name: str | None = None) -> ForkBlock:
+    def last_step(self) -> str | None:
+        """Returns the id of what was last answered on the branch that the calling code runs on, for `after=`.
+
+        After a join that is the fork; before the branch's first step, what the branch started from.
+        """
+        return self.here().frontier[-1] if self.here().frontier else None
+
+    def fork(self, width: int, *, name: str | None = None, join: Join = "all") -> ForkBlock:
         """Declares that `width` branches are about to start from the present context.
 
             async with run.fork(8, name="grade") as fork:
@@ -79,42 +120,131 @@ class Run:
 
         Leaving the block is the join. With a plain `with`, `map` runs the branches in threads.
 
+        Args:
+            join: how many of the branches are waited for: "all", the first that succeeds ("any"), or the
+                first k. The others are cancelled.
+
         Raises:
-            ValidationError: (a ValueError) if `width` or `name` is outside the contract's limits.
+            ValueError: if `width`, `name` or `join` is outside its limits.
         """
-        return ForkBlock(self.here(), self._fork_ids.next(), width, name)
+        return ForkBlock(self.here(), self._fork_ids.next(), width, name, join)
 
-    def loop(self, name: str | None = None, *, limit: int) -> Iterator[int]:
-        """Yields iteration numbers from 0 to `limit` - 1; steps made meanwhile say which turn they belong to.
+    @overload
+    def best_of(  # type: ignore[overload-overlap]  # whatever else is returned is a result
+        self,
+        count: int,
+        attempt: Callable[[int], Awaitable[T]],
+        *,
+        score: Callable[[T], float | Awaitable[float]],
+        name: str | None = None,
+        limit: int | None = None,
+    ) -> Awaitable[Best[T]]: ...
 
-        Breaking out ends the loop early.
+    @overload
+    def best_of(
+        self,
+        count: int,
+        attempt: Callable[[int], T],
+        *,
+        score: Callable[[T], float],
+        name: str | None = None,
+        limit: int | None = None,
+    ) -> Best[T]: ...
+
+    def best_of(
+        self,
+        count: int,
+        attempt: Callable[[int], Any],
+        *,
+        score: Callable[[Any], Any],
+        name: str | None = None,
+        limit: int | None = None,
+    ) -> Any:
+        """Makes several attempts from the present context, each a branch of a fork, and keeps the best.
+
+            best = await run.best_of(5, attempt, score=judge)
+
+        Attempts and their scoring run side by side: as tasks, which is awaited, if `attempt` is a coroutine
+        function, and otherwise in threads. Attempts that fail do not count.
+
+        Args:
+            attempt: called with 0 to `count` - 1.
+            score: what a result is worth: the highest is kept, the first of equals. Its own model calls are
+                labelled with kind "evaluate". Beside coroutine functions it may be one too.
+            limit: how many attempts are made at once.
+
+        Raises:
+            ValueError: if `count` or `name` is outside the contract's limits.
+            Exception: what an attempt or its scoring raised, if all failed; an ExceptionGroup of several.
         """
-        branch = self.here()
-        loop_id = self._loop_ids.next()
-        if name is not None:
-            loop_id = f"{slug(name)}-{loop_id}"
-        for iteration in range(limit):
-            position = LoopPosition(id=loop_id, iteration=iteration, limit=limit)
-            branch.loops.append(position)
-            try:
-                yield iteration
-            finally:
-                branch.loops.remove(position)
+        if is_async(attempt):
+            return best_in_tasks(self, count, attempt, score, name, limit)
+        return best_in_threads(self, count, attempt, score, name, limit)
+
+    def loop(self, name: str | None = None, *, limit: int | None = None) -> Loop:
+        """Declares steps that repeat. Iterate over it; steps made meanwhile say which turn they belong to.
+
+            for turn in run.loop("react", limit=12):
+
+        It yields numbers from 0 to `limit` - 1. Leaving the `for` statement in any way ends the loop.
+
+        Args:
+            limit: most iterations; without one it goes on until it is left.
+
+        Raises:
+            ValueError: if `limit` is outside the contract's.
+        """
+        prefix = "" if name is None else f"{slug(name)}-"
+        return Loop(self.here, lambda: prefix + self._loop_ids.next(), limit)
 
     @contextmanager
     def label(
-        self, *, kind: str | None = None, agent: str | None = None, forecast: Forecast | None = None
+        self,
+        *,
+        kind: str | None = None,
+        agent: str | None = None,
+        forecast: Forecast | None = None,
+        after: Iterable[str | Branch | None] = (),
     ) -> Iterator[None]:
         """Labels the steps made inside the block: what they are for, which agent makes them, what follows.
 
         with run.label(kind="plan", forecast=Forecast(next="fork", fan_out=8)):
             plan = await client.chat.completions.create(...)
+
+        Args:
+            after: what the first step inside had to wait for beside its own branch: ids of steps or forks, as
+                `last_step` gives them, or branches.
+
+        Raises:
+            ValueError: if something in `after` is no id.
         """
-        with frame(Frame(self.here(), kind=kind, agent=agent, forecast=forecast)):
-            yield
+        branch = self.here()
+        awaited = _ids(after)
+        outer = next(open_frames(), None)
+        inherited = outer.after if outer is not None and outer.branch is branch else ()
+        branch.await_also(awaited)
+        try:
+            with frame(Frame(branch, kind, agent, forecast, (*inherited, *awaited))):
+                yield
+        finally:
+            branch.await_no_more(awaited)
+
+    def hand_over(self, name: str | None = None) -> HandOverBlock:
+        """Hands the program over to another process or service while the block runs.
+
+            with run.hand_over() as handed:
+                subprocess.run(command, env={**os.environ, **handed.environment})
+
+        It is a fork of one branch that runs elsewhere, where `continue_program` takes it up. Leaving the
+        block is the join: what follows depends on what was done there.
+        """
+        parent = self.here()
+        return HandOverBlock(parent, ForkBlock(parent, self._handover_ids.next(), 1, name, "all"))
 
     def __enter__(self) -> Self:
-        self._token = enter_frame(Frame(self.root))
+        if self._entry is not None:
+            raise RuntimeError(f"program {self.id} is running already; each run is one block")
+        self._entry = enter_frame(Frame(self.root))
         self.start()
         return self
 
@@ -122,7 +252,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave(kind)
-        self.outbox.flush(FLUSH_SECONDS)
+        with quiet.faults("the last events are not waited for"):
+            self.outbox.flush(FLUSH_SECONDS)
 
     async def __aenter__(self) -> Self:
         return self.__enter__()
@@ -131,15 +262,31 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave(kind)
-        await self.outbox.flush_async(FLUSH_SECONDS)
+        with quiet.faults("the last events are not waited for"):
+            await self.outbox.flush_async(FLUSH_SECONDS)
 
     def _leave(self, kind: type[BaseException] | None) -> None:
-        if self._token is not None:
-            leave_frame(self._token)
-        if kind is None:
-            self.finish("ok")
-        else:
-            self.finish("error" if issubclass(kind, Exception) else "cancelled")
+        if self._entry is not None:
+            leave_frame(self._entry)
+            self._entry = None
+        self.finish(outcome_of(kind))
+
+
+def _continued(run: Run, step: Step, own: str) -> Branch:
+    """Returns the branch of a program that was handed over: its own, unless a mere step was passed on."""
+    if step.id == step.branch:
+        return Branch(run, step.branch, parents=step.parents, fork=step.fork)
+    return Branch(run, f"{own}{ROOT_BRANCH}", parents=(step.id,))
+
+
+def _ids(after: Iterable[str | Branch | None]) -> tuple[str, ...]:
+    found: list[str] = []
+    for one in (after,) if isinstance(after, str) else after:
+        if isinstance(one, Branch):
+            found += one.frontier
+        elif one is not None:
+            found.append(_ID.validate_python(one))
+    return tuple(dict.fromkeys(found))
 
 
 def program(

@@ -1,0 +1,121 @@
+"""Going on with a program that was begun in another process or service."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from llmd_agents.hints import HINTS_HEADER, Program, Step, decode_hints
+
+from . import quiet
+from .frame import Frame, fall_back_to
+from .handover import BAGGAGE_KEY, ENVIRONMENT_VARIABLE, META_KEY
+from .ids import program_id, token
+from .run import FLUSH_SECONDS, Run
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    Carrier: TypeAlias = Mapping[str, object] | Iterable[tuple[str | bytes, str | bytes]] | str | bytes | None
+
+_KEYS: Final = (HINTS_HEADER, ENVIRONMENT_VARIABLE.lower(), META_KEY)
+_BAGGAGE_MAX_CHARS: Final = 8192
+
+
+def continue_program(carrier: Carrier, *, name: str = "undeclared", baggage: bool = False) -> Run:
+    """Goes on with a program that was begun elsewhere, on a branch of its own.
+
+        with continue_program(request.headers) as run:
+            ...
+
+    Leaving the block ends the branch, not the program. Nothing about the carrier raises: where it holds no
+    program, or none that can be read, this begins one of its own.
+
+    Args:
+        carrier: headers (a mapping in any case, or pairs as ASGI has them), `os.environ`, an MCP request's
+            `_meta`, or the value itself.
+        name: of the program that begins where there is none to go on with.
+        baggage: whether a program's id in the headers' W3C baggage counts, where there is nothing else.
+    """
+    return _continued(carrier, baggage) or Run(Program(id=program_id(name), name=name))
+
+
+def _continued(carrier: Carrier, baggage: bool) -> Run | None:
+    with quiet.faults("no program to go on with"):
+        if isinstance(carrier, str | bytes):
+            return _run_from(carrier)
+        found = _values(carrier)
+        for key in _KEYS:
+            if key in found and (run := _run_from(found[key])) is not None:
+                return run
+        if baggage and "baggage" in found:
+            return _run_from_baggage(found["baggage"])
+    return None
+
+
+def _values(carrier: object) -> dict[str, str | bytes]:
+    """Returns what a carrier holds of ours, under names in lower case."""
+    carrier = getattr(carrier, "model_extra", None) or carrier  # MCP's own model of `_meta`
+    pairs = carrier.items() if isinstance(carrier, Mapping) else carrier
+    found: dict[str, str | bytes] = {}
+    for key, value in pairs if isinstance(pairs, Iterable) else ():
+        name = (key.decode("latin-1") if isinstance(key, bytes) else str(key)).lower()
+        if name in (*_KEYS, "baggage") and isinstance(value, str | bytes):
+            found.setdefault(name, value)
+    return found
+
+
+def _run_from(value: str | bytes) -> Run | None:
+    with quiet.faults("the program that was handed over cannot be read"):
+        hints = decode_hints(value).hints
+        if hints is not None:
+            return Run(hints.program, continues=hints.step)
+    return None
+
+
+def _run_from_baggage(value: str | bytes) -> Run | None:
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    for member in text[:_BAGGAGE_MAX_CHARS].split(","):
+        key, _, rest = member.partition("=")
+        if key.strip() == BAGGAGE_KEY:
+            branch = token(4)
+            program = Program(id=rest.partition(";")[0].strip())
+            return Run(program, continues=Step(id=branch, branch=branch))
+    return None
+
+
+class _OfProcess:
+    """The program that this process was started by, if it was handed over in the environment."""
+
+    def __init__(self) -> None:
+        self._frame: Frame | None = None
+        self._read = False
+        self._lock = threading.Lock()
+
+    def frame(self) -> Frame | None:
+        if not self._read:
+            with self._lock:
+                if not self._read:
+                    self._frame = self._begin()
+                    self._read = True
+        return self._frame
+
+    def _begin(self) -> Frame | None:
+        value = os.environ.get(ENVIRONMENT_VARIABLE)
+        run = _run_from(value) if value else None
+        if run is None:
+            return None
+        run.start()
+        atexit.register(self._end, run)
+        return Frame(run.root)
+
+    def _end(self, run: Run) -> None:
+        with quiet.faults("the program's branch is not ended"):
+            run.finish()
+            run.outbox.flush(FLUSH_SECONDS)
+
+
+fall_back_to(_OfProcess().frame)

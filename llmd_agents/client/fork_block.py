@@ -1,0 +1,99 @@
+"""The block of a fork: entering it declares the fork, leaving it is the join."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmd_agents.hints import ForkDeclared, Joined
+from llmd_agents.hints.limits import PARENTS_MAX
+
+from . import quiet
+from .async_fork import AsyncFork
+from .clock import event_time
+from .history import ForkRecord
+from .join import check_join
+from .observer import tell
+from .sync_fork import SyncFork
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .branch import Branch
+    from .fork import Fork
+    from .join import Join
+
+
+class ForkBlock:
+    """What `run.fork` returns: enter it with `with` for threads, with `async with` for tasks.
+
+    Attributes:
+        declared: the event that declares the fork.
+    """
+
+    def __init__(self, parent: Branch, fork_id: str, width: int, name: str | None, join: Join) -> None:
+        # Building the event checks width and name before anything has begun.
+        self.declared = ForkDeclared(
+            program=parent.run.id,
+            at=event_time(),
+            branch=parent.id,
+            fork=fork_id,
+            width=width,
+            name=name,
+            parents=parent.frontier[-PARENTS_MAX:],
+        )
+        check_join(join, width)
+        self._parent = parent
+        self._join: Join = join
+        self._fork: Fork | None = None
+        self._record: ForkRecord | None = None
+
+    def __enter__(self) -> SyncFork:
+        self._fork = fork = SyncFork(self._parent, self.declared, self._join)
+        self._open()
+        return fork
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(failed=kind is not None)
+
+    async def __aenter__(self) -> AsyncFork:
+        self._fork = fork = AsyncFork(self._parent, self.declared, self._join)
+        self._open()
+        return fork
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(failed=kind is not None)
+
+    def _open(self) -> None:
+        declared, run = self.declared, self._parent.run
+        run.announce(lambda: declared)
+        with quiet.faults("a fork is not noted"):
+            history = run.history
+            self._record = record = ForkRecord(
+                fork=declared.fork,
+                name=declared.name,
+                branch=declared.branch,
+                width=declared.width,
+                parents=declared.parents,
+                started=history.now(),
+                join=self._join,
+            )
+            history.keep(history.forks, record)
+            tell(lambda observer: observer.fork_declared(history, record))
+
+    def _leave(self, *, failed: bool) -> None:
+        declared, run = self.declared, self._parent.run
+        if self._fork is not None:
+            self._fork.close(failed=failed)
+        self._parent.join(declared.fork, declared.parents, self._join)
+        run.announce(
+            lambda: Joined(program=run.id, at=event_time(), branch=declared.branch, fork=declared.fork)
+        )
+        with quiet.faults("a join is not noted"):
+            if (record := self._record) is not None:
+                history = run.history
+                record.ended = history.now()
+                tell(lambda observer: observer.fork_joined(history, record))
