@@ -16,7 +16,7 @@ from llmd_agents.hints import (
     encode_hints,
     segments_of,
 )
-from llmd_agents.hints.limits import NAME_MAX_CHARS, PARENTS_MAX
+from llmd_agents.hints.limits import NAME_MAX_CHARS
 
 from .clock import event_time
 from .history import StepRecord, stretches
@@ -197,7 +197,8 @@ def _hints(frame: Frame, server: str, prompt: Prompt) -> Hints:
         kind=frame.kind,
         model=_name(prompt.model),
         agent=frame.agent,
-        parents=branch.frontier[-PARENTS_MAX:],
+        parents=frame.parents,
+        join=branch.next_join,
         fork=branch.fork,
         loop=branch.loops[-1] if branch.loops else None,
     )
