@@ -1,24 +1,21 @@
-"""Tools: what a branch waits for between two model calls."""
+"""`@tool`: marks what a branch waits for between two model calls."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import functools
 import inspect
-from contextlib import contextmanager
+import sys
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
-from llmd_agents.hints import Lifetime, ToolFinished, ToolStarted
-
-from .clock import event_time
-from .duration import seconds
-from .frame import current_frame
+from .declared_tools import DeclaredTool, declaration, declare
+from .tool_call import ToolCall
+from .tool_name import tool_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from datetime import timedelta
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
-    from llmd_agents.hints import Outcome
+    from .declared_tools import Duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,8 +29,9 @@ def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
 def tool(
     *,
     name: str | None = None,
-    expected: float | str | timedelta | None = None,
-    result_lifetime: str | float | None = None,
+    expected: Duration | None = None,
+    sigma: float | None = None,
+    result_lifetime: Duration | None = None,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
@@ -42,86 +40,128 @@ def tool(
     /,
     *,
     name: str | None = None,
-    expected: float | str | timedelta | None = None,
-    result_lifetime: str | float | None = None,
+    expected: Duration | None = None,
+    sigma: float | None = None,
+    result_lifetime: Duration | None = None,
 ) -> Callable[P, R] | Callable[[Callable[P, R]], Callable[P, R]]:
-    """Marks a function or coroutine function as a tool; its calls inside a program are reported.
+    """Marks a function as a tool: its calls inside a program are reported, and their durations learned.
+
+        @tool(expected="5s", result_lifetime="step")
+        async def search(query: str) -> str: ...
+
+    It takes functions, coroutine functions, generators and async generators, methods of all kinds (above or
+    below `@staticmethod` and `@classmethod`), partials and callable objects. It returns a function of the
+    same kind, signature and documentation. A generator's call lasts from its first item to its end.
 
     Args:
-        name: the function's own by default.
-        expected: the typical duration, as seconds or as text such as "5s".
-        result_lifetime: how long the result matters: "step", "branch", "program", "persistent" or seconds.
+        name: what models call it; the function's own name by default.
+        expected: the typical (median) duration: seconds, a timedelta or text such as "5s". Without: learned.
+        sigma: how unsure `expected` is: the standard deviation of ln(seconds). 0.7 is twice or half as long.
+        result_lifetime: how long the result matters: "step", "branch", "program", "persistent" or a duration.
 
     Raises:
-        ValueError: if `expected` or `result_lifetime` has no meaning.
+        ValueError: naming the argument that has no meaning.
+        TypeError: where what is marked cannot be called, or is a class.
     """
-    duration = None if expected is None else seconds(expected)
-    lifetime = Lifetime(result_lifetime) if isinstance(result_lifetime, str) else result_lifetime
+    given = declaration("unnamed" if name is None else name, expected, sigma, result_lifetime)
 
     def decorate(inner: Callable[P, R]) -> Callable[P, R]:
-        label = name or str(getattr(inner, "__name__", "tool"))
-
-        if inspect.iscoroutinefunction(inner):
-
-            @functools.wraps(inner)
-            async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with tool_call(label, expected=duration, result_lifetime=lifetime):
-                    return await inner(*args, **kwargs)
-
-            return cast("Callable[P, R]", call_async)
-
-        @functools.wraps(inner)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            with tool_call(label, expected=duration, result_lifetime=lifetime):
-                return inner(*args, **kwargs)
-
-        return call
+        if isinstance(inner, staticmethod | classmethod):
+            wrapped: Any = decorate(inner.__func__)
+            return cast("Callable[P, R]", type(inner)(wrapped))
+        if isinstance(inner, type) or not callable(inner):
+            raise TypeError(f"a tool is a function or a callable object, not {inner!r:.80}")
+        label = given.name if name is not None else _name_of(inner)
+        declared = DeclaredTool(label, given.expected, given.sigma, given.result_lifetime)
+        declare(declared)
+        return _described(_reported(inner, declared), inner)
 
     return decorate if function is None else decorate(function)
 
 
-@contextmanager
-def tool_call(
-    name: str, *, expected: float | None = None, result_lifetime: Lifetime | float | None = None
-) -> Iterator[None]:
-    """Reports the block as one call of a tool, if it runs inside a program.
+def _source(inner: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function that a partial or a callable object runs in the end."""
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    return inner if inspect.isroutine(inner) else cast("Any", type(inner)).__call__
 
-    Args:
-        expected: the typical duration, in seconds.
-    """
-    inside = current_frame()
-    if inside is None:
-        yield
-        return
-    branch = inside.branch
-    run = branch.run
-    call = run.call_ids.next()
-    run.outbox.put_new(
-        lambda: ToolStarted(
-            program=run.id,
-            at=event_time(),
-            branch=branch.id,
-            call=call,
-            tool=name[:128],
-            expected=expected,
-            result_lifetime=result_lifetime,
-        )
-    )
-    outcome: Outcome = "error"
+
+def _name_of(inner: Callable[..., Any]) -> str:
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    return tool_name(str(getattr(inner, "__name__", type(inner).__name__)))
+
+
+def _reported(inner: Callable[P, R], declared: DeclaredTool) -> Callable[P, R]:
+    """Returns a function that is called as `inner` is, of the same kind."""
+    kind = _source(inner)
+    if inspect.iscoroutinefunction(kind):
+
+        async def call_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with ToolCall(declared):
+                return await cast("Any", inner(*args, **kwargs))
+
+        return cast("Callable[P, R]", call_async)
+    if inspect.isasyncgenfunction(kind):
+
+        async def call_async_generator(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
+            with ToolCall(declared, apart=True):
+                generator = cast("AsyncGenerator[Any, Any]", inner(*args, **kwargs))
+                try:
+                    value = await _first(generator)
+                    while True:
+                        try:
+                            sent = yield value
+                        except GeneratorExit:
+                            await generator.aclose()
+                            raise
+                        except BaseException as error:  # noqa: BLE001  (it is the generator's to handle)
+                            value = await generator.athrow(error)
+                        else:
+                            value = await generator.asend(sent)
+                except StopAsyncIteration:
+                    return
+
+        return cast("Callable[P, R]", call_async_generator)
+    if inspect.isgeneratorfunction(kind):
+
+        def call_generator(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Any]:
+            with ToolCall(declared, apart=True):
+                return (yield from cast("Generator[Any, Any, Any]", inner(*args, **kwargs)))
+
+        return cast("Callable[P, R]", call_generator)
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ToolCall(declared):
+            return inner(*args, **kwargs)
+
+    return call
+
+
+def _first(generator: AsyncGenerator[R, Any]) -> Awaitable[R]:
+    """Begins a generator unbeknown to the event loop, which would close it beside the one around it."""
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(None, None)
     try:
-        yield
-        outcome = "ok"
-    except (asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
-        outcome = "cancelled"
-        raise
+        return anext(generator)
     finally:
-        run.outbox.put_new(
-            lambda: ToolFinished(
-                program=run.id,
-                at=event_time(),
-                branch=branch.id,
-                call=call,
-                tool=name[:128],
-                outcome=outcome,
-            )
+        sys.set_asyncgen_hooks(*hooks)
+
+
+def _described(wrapper: Callable[P, R], inner: Callable[P, R]) -> Callable[P, R]:
+    """Gives a wrapper what frameworks read of a tool: name, documentation, signature and annotations."""
+    wrapper.__annotations__ = {}
+    functools.update_wrapper(wrapper, inner)
+    if not inspect.isroutine(inner):
+        # What partials and objects say of themselves is about partials and objects, not about the call.
+        source = _source(inner)
+        wrapper.__name__ = wrapper.__qualname__ = _name_of(inner)
+        wrapper.__doc__ = (
+            source.__doc__ if isinstance(inner, functools.partial) else inner.__doc__ or source.__doc__
         )
+        annotations = dict(getattr(source, "__annotations__", {}))
+        with contextlib.suppress(ValueError, TypeError):  # a builtin without a signature
+            known = {*inspect.signature(inner).parameters, "return"}
+            annotations = {name: value for name, value in annotations.items() if name in known}
+        wrapper.__annotations__ = annotations
+    return wrapper

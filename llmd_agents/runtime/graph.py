@@ -250,7 +250,7 @@ class ProgramGraph:
             program.tools.append(ToolCall(event.call, event.tool, event.branch, event.at, event.expected))
             return
         for call in reversed(program.tools):
-            if call.call == event.call:
+            if call.call == event.call and call.branch == event.branch:
                 call.finished_at, call.outcome = event.at, event.outcome
                 return
 

@@ -1,0 +1,134 @@
+"""What the application declares of its tools, found by the names that models call them by."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, TypeAlias
+
+from llmd_agents.hints import Lifetime
+from llmd_agents.hints.limits import NAME_MAX_CHARS
+
+from .duration import seconds
+from .durations import Expected, tool_durations
+
+TOOLS_MAX: Final = 4096
+"""Of more tools those declared first are forgotten; their own calls still say what they declare."""
+
+SIGMA_MAX: Final = 10.0
+
+Duration: TypeAlias = float | str | timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredTool:
+    """What is declared of one tool.
+
+    Attributes:
+        expected: median duration in seconds.
+        sigma: standard deviation of ln(seconds).
+        result_lifetime: how long its results matter; a number is seconds.
+    """
+
+    name: str
+    expected: float | None = None
+    sigma: float | None = None
+    result_lifetime: Lifetime | float | None = None
+
+
+def declaration(
+    name: str, expected: Duration | None, sigma: float | None, result_lifetime: Duration | None
+) -> DeclaredTool:
+    """Reads what a developer writes.
+
+    Raises:
+        ValueError: naming the argument that has no meaning.
+    """
+    if not 0 < len(name) <= NAME_MAX_CHARS or not name.isprintable():
+        raise ValueError(f"name: 1 to {NAME_MAX_CHARS} printable characters, not {name[:40]!r}")
+    if sigma is not None and not 0 <= sigma <= SIGMA_MAX:
+        raise ValueError(
+            f"sigma: the standard deviation of ln(seconds), from 0 to {SIGMA_MAX:g}, not {sigma}"
+        )
+    if sigma is not None and expected is None:
+        raise ValueError("sigma: says how unsure `expected` is, which is missing")
+    return DeclaredTool(
+        name,
+        None if expected is None else _seconds("expected", expected),
+        sigma,
+        None if result_lifetime is None else _lifetime(result_lifetime),
+    )
+
+
+def _seconds(argument: str, value: Duration) -> float:
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise ValueError(f"{argument}: {error}") from None
+
+
+def _lifetime(value: Duration) -> Lifetime | float:
+    if isinstance(value, str) and value in {*Lifetime}:
+        return Lifetime(value)
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise ValueError(f"result_lifetime: one of {', '.join(Lifetime)}, or a duration: {error}") from None
+
+
+_declared: OrderedDict[str, DeclaredTool] = OrderedDict()
+_lock = threading.Lock()
+
+
+def declare(tool: DeclaredTool) -> None:
+    """Makes a tool known by its name; the latest of a name counts."""
+    if _declared.get(tool.name) == tool:
+        return
+    with _lock:
+        _declared[tool.name] = tool
+        if len(_declared) > TOOLS_MAX:
+            _declared.popitem(last=False)
+
+
+def declared_tool(name: str) -> DeclaredTool | None:
+    return _declared.get(name)
+
+
+def expectation(tool: DeclaredTool) -> tuple[float | None, float | None]:
+    """Returns the median in seconds and the sigma to tell of a tool's next call, as far as they are known.
+
+    What is declared beats what was learned. A declared median without a sigma comes with how far the learned
+    durations lie from it.
+    """
+    if tool.expected is not None and tool.sigma is not None:
+        return tool.expected, tool.sigma
+    learned = tool_durations().expect(tool.name)
+    if learned is None:
+        return tool.expected, None
+    if tool.expected is None:
+        return learned.median_s, learned.sigma
+    return tool.expected, min(_spread_around(tool.expected, learned), SIGMA_MAX)
+
+
+def _spread_around(median_s: float, learned: Expected) -> float:
+    return round(math.hypot(learned.sigma, learned.off_by(median_s)), 3)
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredAndLearned:
+    """A tool whose expected duration is declared, beside what its calls took."""
+
+    tool: DeclaredTool
+    learned: Expected
+
+
+def declared_and_learned() -> list[DeclaredAndLearned]:
+    """Returns all tools of which both are known."""
+    with _lock:
+        tools = [tool for tool in _declared.values() if tool.expected is not None]
+    durations = tool_durations()
+    pairs = [(tool, durations.expect(tool.name)) for tool in tools]
+    return [DeclaredAndLearned(tool, learned) for tool, learned in pairs if learned is not None]

@@ -1,0 +1,108 @@
+"""One call of a tool as a block: reported where a program is, and learned from anywhere."""
+
+from __future__ import annotations
+
+import contextvars
+from typing import TYPE_CHECKING, Self
+
+from . import quiet
+from .clock import monotonic
+from .declared_tools import DeclaredTool, Duration, declaration, declare
+from .durations import tool_durations
+from .frame import current_frame
+from .open_call import OpenCall
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from llmd_agents.hints import Outcome
+
+    from .branch import Branch
+
+
+class ToolCall:
+    """What `tool_call` returns; each is entered once. Nothing that goes wrong in it can be felt in the block.
+
+    Args:
+        call_id: which of the calls that the model asked for this is, where that is known.
+        apart: whether what observers make current for the tool stays out of the caller's context, as it must
+            where the block is left in another context than it was entered in.
+    """
+
+    __slots__ = ("_apart", "_began", "_call_id", "_context", "_open", "_tool")
+
+    def __init__(self, tool: DeclaredTool, call_id: str | None = None, *, apart: bool = False) -> None:
+        self._tool = tool
+        self._call_id = call_id
+        self._apart = apart
+        self._began: float | None = None
+        self._open: OpenCall | None = None
+        self._context: contextvars.Context | None = None
+
+    def __enter__(self) -> Self:
+        with quiet.faults("a call of a tool is not reported"):
+            self._began = monotonic()
+            inside = current_frame()
+            if inside is not None:
+                self._open = self._begin(inside.branch)
+                if self._apart:
+                    self._context = contextvars.copy_context()
+                    self._context.run(self._open.run_here)
+                else:
+                    self._open.run_here()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with quiet.faults("the end of a call of a tool is not reported"):
+            outcome: Outcome = "ok"
+            if kind is not None:
+                outcome = "error" if issubclass(kind, Exception) else "cancelled"
+            call, self._open = self._open, None
+            try:
+                if outcome != "cancelled" and self._began is not None:
+                    tool_durations().observe(self._tool.name, monotonic() - self._began)
+            finally:
+                if call is not None and self._context is not None:
+                    self._context.run(call.leave, outcome)
+                elif call is not None:
+                    call.leave(outcome)
+
+    def _begin(self, branch: Branch) -> OpenCall:
+        asking: Branch | None = branch
+        while asking is not None:
+            adopted = asking.asked.adopt(self._tool.name, self._call_id)
+            if adopted is not None:
+                return adopted
+            asking = asking.parent
+        return OpenCall.begin(branch, branch.run.call_ids.next(), self._tool)
+
+
+def tool_call(
+    name: str,
+    *,
+    expected: Duration | None = None,
+    sigma: float | None = None,
+    result_lifetime: Duration | None = None,
+    call_id: str | None = None,
+) -> ToolCall:
+    """Reports the block as one call of a tool, if it runs inside a program, and learns how long it takes.
+
+        with tool_call(call.function.name, call_id=call.id):
+            result = dispatch(call)
+
+    Args:
+        name: the tool's, as models call it.
+        expected: see `tool`.
+        sigma: see `tool`.
+        result_lifetime: see `tool`.
+        call_id: the id that the model gave the call; without it, the oldest open call of that name is meant.
+
+    Raises:
+        ValueError: naming the argument that has no meaning.
+    """
+    declared = declaration(name, expected, sigma, result_lifetime)
+    if expected is not None or result_lifetime is not None:
+        declare(declared)
+    return ToolCall(declared, call_id)
