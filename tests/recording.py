@@ -1,5 +1,6 @@
 """A recording OpenAI-compatible server: keeps every request, answers as told."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -48,6 +49,9 @@ class RecordingServer:
     def __init__(self, reply: Callable[[Recorded], Reply] = lambda _: Reply()) -> None:
         self.reply = reply
         self.events_status = 202
+        self.usage: Callable[[Recorded], tuple[int, int]] = lambda _: (10, 2)
+        self.tool_calls: list[Any] | None = None
+        self.before_events: Callable[[], object] | None = None
         self.requests: list[Recorded] = []
         self._changed = threading.Condition()
 
@@ -89,6 +93,8 @@ class RecordingServer:
             self.requests.append(request)
             self._changed.notify_all()
         if request.path == "/v1/agent/events":
+            if self.before_events is not None:
+                await asyncio.to_thread(self.before_events)
             await send_json(send, self.events_status, {})
         elif request.path == "/v1/chat/completions":
             await self._complete(request, send)
@@ -102,9 +108,12 @@ class RecordingServer:
             await send_json(send, reply.status, {"error": {"message": "no", "type": "x"}}, headers)
             return
         base = {"id": "c", "created": 1, "model": request.json["model"]}
-        usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+        read, written = self.usage(request)
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
         if not request.json.get("stream"):
-            message = {"role": "assistant", "content": reply.text}
+            message: dict[str, Any] = {"role": "assistant", "content": reply.text}
+            if self.tool_calls:
+                message["tool_calls"] = self.tool_calls
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             whole = {**base, "object": "chat.completion", "choices": [choice], "usage": usage}
             await send_json(send, 200, whole, headers)

@@ -15,6 +15,7 @@ from llmd_agents.hints.dialects import apply_body, apply_headers, client_dialect
 
 from .frame import current_frame
 from .implicit import ImplicitProgram
+from .live_lint import lint
 from .place import place_of
 from .quiet import faults
 from .sender import sender_for
@@ -73,7 +74,8 @@ class _Hooks:
                 self._add_hints(request, place)
 
     def _add_hints(self, request: _Request, place: Place) -> None:
-        pending = begin_step(request.content, place, current_frame(), self._implicit)
+        content = request.content
+        pending = begin_step(content, place, current_frame(), self._implicit)
         request.extensions[_EXTENSION] = pending
         provider = is_openai(place.server)
         if not provider:
@@ -86,6 +88,7 @@ class _Hooks:
                 for name, value in apply_headers(dialects, pending.hints).items():
                     request.headers.setdefault(name, value)
                 _change_body(request, dialects, pending)
+        lint(pending, content)
 
     def on_response(self, response: _Response) -> None:
         with faults("a response was not observed"):

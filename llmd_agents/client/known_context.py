@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .marks import Mark, mark_of
@@ -25,31 +26,36 @@ class KnownContext:
         self._prompts: Recent[bytes, Prompt] = Recent(PROMPTS_MAX)
         self._marks: Recent[bytes, Mark] = Recent(LINKS_MAX)
         self._tokens: Recent[bytes, int] = Recent(LINKS_MAX)
+        self._answered: Recent[bytes, int] = Recent(LINKS_MAX)
 
     def prompts(self) -> list[Prompt]:
         """Returns the prompts that a new one may extend, the latest first."""
         return self._prompts.newest_first()
 
     def note_prompt(self, prompt: Prompt) -> None:
-        """Remembers a prompt, and what its new messages are marked as."""
+        """Remembers a prompt, what its new messages are marked as, and how long replies in it are."""
         if prompt.end:
             self._prompts.put(prompt.links[-1].digest, prompt)
         for link, item in prompt.new_items():
             if (found := mark_of(item)) is not None:
                 self._marks.put(link.digest, found)
+        for before, link in pairwise(prompt.links[max(prompt.fresh - 1, 0) :]):
+            if link.role == "assistant" and (tokens := self._answered.get(before.digest)) is not None:
+                self._tokens.put(link.digest, tokens)
 
     def note_mark(self, digest: bytes, found: Mark) -> None:
         """Remembers what the context that ends with a link is."""
         self._marks.put(digest, found)
 
-    def note_tokens(self, digest: bytes, tokens: int) -> None:
-        """Remembers how many tokens a server counted up to the end of a link."""
-        self._tokens.put(digest, tokens)
+    def note_answer(self, digest: bytes, input_tokens: int, output_tokens: int | None) -> None:
+        """Remembers how many tokens a server counted in a prompt, and in what it answered.
 
-    def note_reply(self, before: bytes, reply: bytes, tokens: int) -> None:
-        """Remembers how many tokens the reply to a prompt has, now that it has a link of its own."""
-        if (counted := self._tokens.get(before)) is not None:
-            self._tokens.put(reply, counted + tokens)
+        Args:
+            digest: of the whole prompt.
+        """
+        self._tokens.put(digest, input_tokens)
+        if output_tokens is not None:
+            self._answered.put(digest, input_tokens + output_tokens)
 
     def declared(self, segments: Sequence[Segment], before: bytes | None) -> tuple[Segment, ...]:
         """Returns segments with what is known of them.

@@ -79,7 +79,10 @@ def read_prompt(content: bytes, earlier: Iterable[Prompt] = ()) -> Prompt:
             prompt = _from_list(content, view, start, name)
             if prompt is not None:
                 return prompt
-    body = json.loads(content)
+    try:
+        body = json.loads(content)
+    except RecursionError:
+        raise ValueError("the request body is nested too deeply") from None
     if not isinstance(body, dict):
         raise ValueError("the request body is not a JSON object")
     links = chain(body)
@@ -127,7 +130,7 @@ def _items_and_rest(content: bytes, start: int) -> tuple[list[Any], str] | None:
     try:
         text = "[" + content[start:].decode().removeprefix(",")
         items, end = _DECODER.raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None  # parsed again as a whole, which says what is wrong
     return items, text[end - 1 :]
 

@@ -20,6 +20,7 @@ from llmd_agents.hints.limits import NAME_MAX_CHARS
 
 from .clock import event_time
 from .history import StepRecord, stretches
+from .live_lint import learn
 from .marks import Mark
 from .observer import tell
 from .prompt import Prompt, read_prompt
@@ -81,7 +82,6 @@ class PendingStep:
     def start(self) -> None:
         """Takes note of the step where the branch and the program keep theirs."""
         branch, history, record = self.branch, self._history, self.record
-        branch.run.context.note_prompt(self.prompt)
         branch.trail.open(self)
         history.keep(history.steps, record)
         tell(lambda observer: observer.step_started(history, record))
@@ -127,7 +127,9 @@ class PendingStep:
         record.output_tokens = answer.output_tokens
         record.asked = tuple(answer.asked)
         if answer.input_tokens is not None:
-            branch.run.context.note_tokens(self.prompt.links[-1].digest, answer.input_tokens)
+            digest = self.prompt.links[-1].digest
+            branch.run.context.note_answer(digest, answer.input_tokens, answer.output_tokens)
+            learn(self)
         self.settle()
         if record.asked:
             branch.asked.asked(record.step, record.asked)
@@ -174,10 +176,11 @@ def begin_step(
         frame = declared
         prompt = read_prompt(content, frame.branch.run.context.prompts())
     branch = frame.branch
+    _on_results(branch, prompt)
+    branch.run.context.note_prompt(prompt)
     pending = PendingStep(
         frame, declared is not None, place, fingerprint, prompt, _hints(frame, place.server, prompt)
     )
-    _on_results(branch, prompt)
     _on_turn(branch, pending)
     pending.start()
     _last.set(pending)
@@ -229,12 +232,6 @@ def _on_results(branch: Branch, prompt: Prompt) -> None:
 def _on_turn(branch: Branch, pending: PendingStep) -> None:
     """Takes note of how the prompt goes on from what the branch has sent before."""
     step, links = pending.hints.step, pending.prompt.links
-    before = branch.trail.newest
-    if before is not None and before.record.output_tokens is not None:
-        said = before.prompt.links
-        told, reply = said[-1].digest, links[len(said)] if len(links) > len(said) else None
-        if reply is not None and reply.role == "assistant" and links[len(said) - 1].digest == told:
-            branch.run.context.note_reply(told, reply.digest, before.record.output_tokens)
     digest = branch.trail.conversations.follow(links, step.id, step.parents)
     if digest is not None:
         pending.record.superseded = True
