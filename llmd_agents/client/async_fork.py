@@ -6,7 +6,7 @@ import asyncio
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeVar
 
-from .fork import Fork
+from .fork import BranchBlock, Fork
 from .join import Race, check_limit
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class AsyncFork(Fork):
                     return
                 clear = False
                 try:
-                    with self._running(index) as branch:
+                    with BranchBlock(self, index) as branch:
                         result = await function(item)
                 except asyncio.CancelledError as error:
                     if not race.decided:

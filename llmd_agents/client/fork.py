@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from llmd_agents.hints import ForkPosition
 
 from .branch import Branch
-from .frame import Frame, frame
+from .frame import Frame, enter_frame, leave_frame
 from .outcome import outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
     from llmd_agents.hints import ForkDeclared, Outcome
 
@@ -46,8 +45,7 @@ class Fork:
         self._keeps = False
         self._lock = threading.Lock()
 
-    @contextmanager
-    def branch(self) -> Iterator[Branch]:
+    def branch(self) -> BranchBlock:
         """Runs the block as the fork's next branch. `map` does this for each item.
 
         Raises:
@@ -60,8 +58,7 @@ class Fork:
                 raise RuntimeError(f"the fork was declared with {self.width} branches and all have started")
             index = self._started
             self._started += 1
-        with self._running(index) as branch:
-            yield branch
+        return BranchBlock(self, index)
 
     def _take(self, count: int) -> range:
         """Reserves the indices of the next branches."""
@@ -84,22 +81,11 @@ class Fork:
             self._open[index] = branch
         return branch
 
-    @contextmanager
-    def _running(self, index: int) -> Iterator[Branch]:
-        branch = self._begin(index)
-        error: type[BaseException] | None = None
-        try:
-            with frame(Frame(branch)):
-                branch.begin()
-                yield branch
-        except BaseException as raised:
-            error = type(raised)
-            raise
-        finally:
-            if error is not None or not self._keeps:
-                with self._lock:
-                    self._open.pop(index, None)
-                branch.end(outcome_of(error))
+    def _end(self, index: int, branch: Branch, error: type[BaseException] | None) -> None:
+        if error is not None or not self._keeps:
+            with self._lock:
+                self._open.pop(index, None)
+            branch.end(outcome_of(error))
 
     def _end_all(self, indices: range, outcome: Outcome) -> None:
         """Ends the branches that still run: their results are not waited for any more."""
@@ -134,6 +120,28 @@ class Fork:
             self._joined = True
         given_up: Outcome = "abandoned" if self.join == "all" and not failed else "cancelled"
         self._end_all(range(self.width), given_up)
+
+
+class BranchBlock:
+    """What runs as one branch of a fork: entering it begins the branch, leaving it ends the branch."""
+
+    __slots__ = ("_branch", "_entry", "_fork", "_index")
+
+    def __init__(self, fork: Fork, index: int) -> None:
+        self._fork = fork
+        self._index = index
+
+    def __enter__(self) -> Branch:
+        self._branch = branch = self._fork._begin(self._index)
+        self._entry = enter_frame(Frame(branch))
+        branch.begin()
+        return branch
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        leave_frame(self._entry)
+        self._fork._end(self._index, self._branch, kind)
 
 
 def _index(winner: tuple[int, object]) -> int:

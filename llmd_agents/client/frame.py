@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -118,10 +117,17 @@ def leave_frame(entry: Entry) -> None:
         _current.set(entry.outer)
 
 
-@contextmanager
-def frame(value: Frame) -> Iterator[Frame]:
-    entry = enter_frame(value)
-    try:
-        yield value
-    finally:
-        leave_frame(entry)
+class frame:  # noqa: N801  (a context manager that reads as a function; a generator's would cost more)
+    """Lets the code of the block run in a frame."""
+
+    __slots__ = ("_entry", "_frame")
+
+    def __init__(self, value: Frame) -> None:
+        self._frame = value
+
+    def __enter__(self) -> Frame:
+        self._entry = enter_frame(self._frame)
+        return self._frame
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        leave_frame(self._entry)

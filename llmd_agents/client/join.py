@@ -29,6 +29,8 @@ class Race(Generic[R]):
     Attributes:
         winners: (index, result) of the branches that count, in the order in which they finished.
         failures: what branches raised while there were too few winners.
+        won: whether there are enough winners.
+        decided: whether there are enough winners, or can never be.
     """
 
     def __init__(self, entrants: int, join: Join) -> None:
@@ -37,42 +39,33 @@ class Race(Generic[R]):
         self._running = entrants
         self.winners: list[tuple[int, R]] = []
         self.failures: list[Exception] = []
-
-    @property
-    def _needed(self) -> int:
-        return min(self._wanted, self._entrants)
-
-    @property
-    def won(self) -> bool:
-        return len(self.winners) >= self._needed
-
-    @property
-    def decided(self) -> bool:
-        """Whether there are enough winners, or can never be."""
-        return self.won or len(self.winners) + self._running < self._needed
+        self.won = self.decided = entrants == 0
 
     def succeeded(self, index: int, result: R) -> bool:
         """Takes note of a result; returns whether that decides the race."""
-        open_ = not self.decided
-        self._running -= 1
-        if open_:
+        if not self.decided:
             self.winners.append((index, result))
-        return open_ and self.decided
+        return self._ran()
 
     def failed(self, error: Exception | None = None) -> bool:
         """Takes note of a branch that raised or was cancelled; returns whether that decides the race."""
-        open_ = not self.decided
-        self._running -= 1
         if error is not None and not self.won:
             self.failures.append(error)
-        return open_ and self.decided
+        return self._ran()
 
     def withdrew(self) -> bool:
         """Takes note of a branch that was abandoned, as if it had not run; returns as the others."""
-        open_ = not self.decided
-        self._running -= 1
         self._entrants -= 1
-        return open_ and self.decided
+        return self._ran()
+
+    def _ran(self) -> bool:
+        self._running -= 1
+        if self.decided:
+            return False
+        needed = min(self._wanted, self._entrants)
+        self.won = len(self.winners) >= needed
+        self.decided = self.won or len(self.winners) + self._running < needed
+        return self.decided
 
     def raise_failures(self, fork: str) -> None:
         """Raises what the branches raised, if there are too few winners: one exception as it is."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 log = logging.getLogger("llmd_agents.client")
 
 
-@contextmanager
-def faults(what: str) -> Iterator[None]:
+class faults:  # noqa: N801  (reads as `contextlib.suppress` does)
     """Logs what goes wrong in the block, at debug level, and goes on after it."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  (hints are advice)
-        log.debug("%s: %r", what, error)
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        log.debug("%s: %r", self._what, error)
+        return True

@@ -6,7 +6,7 @@ from concurrent.futures import Future, as_completed
 from typing import TYPE_CHECKING, TypeVar
 
 from .executor import ContextExecutor
-from .fork import Fork
+from .fork import BranchBlock, Fork
 from .join import Race, check_limit
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class SyncFork(Fork):
         return self.map(lambda function: function(), functions)
 
     def _call(self, index: int, function: Callable[[T], R], item: T) -> tuple[Branch, R]:
-        with self._running(index) as branch:
+        with BranchBlock(self, index) as branch:
             return branch, function(item)
 
     def _finished(self, future: Future[tuple[Branch, R]], index: int, race: Race[R]) -> None:
