@@ -121,6 +121,10 @@ HEAD_MAX_BYTES = 64 * 1024
 """Longest request line with headers; the parser itself would take any."""
 
 
+CLOSE_CONNECTION = "llmd-agents.close_connection"
+"""In a scope's `extensions`: its `close` closes the request's connection once what was sent has left."""
+
+
 class _BoundedHttp(HttpToolsProtocol):
     """Closes a connection whose request head does not end within `HEAD_MAX_BYTES`."""
 
@@ -130,6 +134,8 @@ class _BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_head = True
         super().on_message_begin()
+        # An ASGI extension of ours: an application has no other way to break a connection off.
+        self.scope["extensions"] = {CLOSE_CONNECTION: {"close": self.transport.close}}
 
     def on_headers_complete(self) -> None:
         self._in_head = False
