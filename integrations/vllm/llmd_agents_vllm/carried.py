@@ -24,6 +24,7 @@ from llmd_agents.hints import (
     decode_hints,
     residency_scope,
 )
+from llmd_agents.hints.dialects.vllm import XARG
 from llmd_agents.hints.limits import HEADER_MAX_BYTES
 
 KEY: Final = "llmd_agents"
@@ -72,7 +73,7 @@ def fold(body: bytes, header: bytes | None) -> bytes:
 
     Args:
         body: of a chat completion, or of a completion, which has no chain.
-        header: the value of `x-llmd-hints`.
+        header: the value of `x-llmd-hints`; None without one, and then `vllm_xargs` may hold it.
     """
     try:
         return _fold(body, header)
@@ -103,7 +104,7 @@ def _fold(body: bytes, header: bytes | None) -> bytes:
     carried: dict[str, Any] = {"v": VERSION}
     if links := _chain(members):
         carried["chain"] = links
-    if (value := _readable(header)) is not None:
+    if (value := _readable(_xarg(members) if header is None else header)) is not None:
         carried["header"] = value
     before = members.get(_PARAMS)
     if before is None:
@@ -118,6 +119,13 @@ def _fold(body: bytes, header: bytes | None) -> bytes:
     if isinstance(salt, str) and (scope := residency_scope(salt)) is not None:
         carried["scope"] = scope
     return _splice(body, _PARAMS, {**before, KEY: carried}, first=not members)
+
+
+def _xarg(members: Mapping[str, Any]) -> bytes | None:
+    """Returns the header that a client put into the body, as proxies may drop it where it belongs."""
+    xargs = members.get("vllm_xargs")
+    value = xargs.get(XARG) if isinstance(xargs, dict) else None
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else None
 
 
 def _plain(body: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmd_agents.hints import ForkPosition, Hints, Program, Step, chain, encode_hints
+from llmd_agents.hints.dialects import apply_body
 from llmd_agents_vllm.carried import FIRST_LINKS, KEY, LINKS_MAX, Carried, fold, read
 
 HINTS = Hints(
@@ -47,6 +48,20 @@ def test_a_completion_has_no_chain() -> None:
 
 def test_the_chain_travels_without_a_header() -> None:
     assert carried_by(fold(BODY, None)) == Carried(expected_links(BODY), None)
+
+
+def test_a_body_may_hold_the_header_where_proxies_drop_it() -> None:
+    body = json.dumps(apply_body(["vllm"], HINTS, json.loads(BODY))).encode()
+    assert carried_by(fold(body, None)) == Carried(expected_links(BODY), HINTS)
+    assert carried_by(fold(body, b'v=1, program="p", step="s"')) == Carried(
+        expected_links(BODY), Hints(program=Program(id="p"), step=Step(id="s"))
+    )
+
+
+@pytest.mark.parametrize("value", [7, None, [], {}, "\u00e9", "\ud800", "v=2", "x" * 3000], ids=repr)
+def test_what_else_a_body_may_hold_there(value: Any) -> None:
+    body = json.dumps({**json.loads(BODY), "vllm_xargs": {"llmd_agents": value}}).encode()
+    assert carried_by(fold(body, None)) == Carried(expected_links(BODY), None)
 
 
 @pytest.mark.parametrize(
