@@ -4,10 +4,10 @@ VENV_OPENAI2 := .venv-openai2
 VENV_VLLM := .venv-vllm
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-vllm vllm-demo vllm-effect vllm lint types imports docs unit openai2 install format clean
+.PHONY: help demo test test-vllm vllm-demo vllm-effect vllm lint types imports docs docs-contract unit openai2 install format clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: install  ## Compare four agent programs with hints and without, on a simulated fleet
 	$(BIN)/llmd-agents demo --quick
@@ -35,12 +35,15 @@ imports: install
 docs: install  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+docs-contract: install  ## Write the pages of the documentation that are made from the contract's code
+	$(BIN)/python -m llmd_agents.hints.document docs
+
 unit: install
 	$(BIN)/pytest -n 2 --dist loadscope
 
 # The client promises to work with both major versions of the openai package.
 openai2: $(VENV_OPENAI2)/installed
-	$(VENV_OPENAI2)/bin/pytest -q tests/client tests/testing tests/stack/test_openai_sdk.py
+	$(VENV_OPENAI2)/bin/pytest -q tests/client tests/stack/test_openai_sdk.py
 
 $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.txt
 	$(PYTHON) -m venv $(VENV_OPENAI2)

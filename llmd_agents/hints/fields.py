@@ -39,10 +39,15 @@ def _from_hex(value: Any) -> Any:
     return bytes.fromhex(value) if isinstance(value, str) else value
 
 
+def _matching(pattern: str) -> dict[str, Any]:
+    """Returns the JSON Schema of a pattern whose `$` is the very end, in any validator's language."""
+    return {"type": "string", "pattern": pattern, "not": {"pattern": "\\n"}}
+
+
 Id = Annotated[
     str,
     StringConstraints(pattern=rf"\A[A-Za-z0-9][A-Za-z0-9._:~-]{{0,{ID_MAX_CHARS - 1}}}\z", strict=True),
-    WithJsonSchema({"type": "string", "pattern": rf"^[A-Za-z0-9][A-Za-z0-9._:~-]{{0,{ID_MAX_CHARS - 1}}}$"}),
+    WithJsonSchema(_matching(rf"^[A-Za-z0-9][A-Za-z0-9._:~-]{{0,{ID_MAX_CHARS - 1}}}$")),
 ]
 """An opaque identifier: 1–64 ASCII letters, digits and `. _ : ~ -`; the first a letter or digit."""
 
@@ -58,7 +63,7 @@ Digest = Annotated[
     BeforeValidator(_from_hex),
     Field(min_length=16, max_length=16, strict=True),
     PlainSerializer(bytes.hex, return_type=str, when_used="json"),
-    WithJsonSchema({"type": "string", "pattern": "^[0-9A-Fa-f]{32}$"}),
+    WithJsonSchema(_matching("^[0-9A-Fa-f]{32}$")),
 ]
 """A chain digest: 16 bytes, 32 hexadecimal digits in JSON."""
 
