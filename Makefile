@@ -43,7 +43,7 @@ unit: install
 
 # The client promises to work with both major versions of the openai package.
 openai2: $(VENV_OPENAI2)/installed
-	$(VENV_OPENAI2)/bin/pytest -q tests/client tests/stack/test_openai_sdk.py
+	$(VENV_OPENAI2)/bin/pytest -q tests/client tests/testing tests/stack/test_openai_sdk.py
 
 $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.txt
 	$(PYTHON) -m venv $(VENV_OPENAI2)
