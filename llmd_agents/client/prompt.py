@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _DECODER = json.JSONDecoder()
-_LISTS = {b'{"messages":[': "messages", b'{"input":[': "input"}
-"""How openai's package begins a body with a list of messages or items. Other bodies are parsed whole."""
+_LISTS = ("messages", "input")
+"""Members of a body whose items make links of their own. Bodies without are parsed whole."""
 
 _TAIL_BYTES = 64
 
@@ -35,7 +35,9 @@ class Prompt:
         fresh: index of the first link that was not taken from an earlier prompt.
         items: the messages or items behind the last links, from `fresh` on or later.
         model: as the request names it.
-        end: where the last message ends in the body; 0 if the body has another form.
+        name: of the list that the messages or items are in.
+        start: where they start in the body.
+        end: where the last one ends in the body; 0 if the body has another form.
         tail: the last bytes before `end`.
         fingerprint: hash of the body up to `end`.
         rest: the body from there on.
@@ -46,6 +48,8 @@ class Prompt:
     fresh: int
     items: Sequence[Any]
     model: str | None
+    name: str = ""
+    start: int = 0
     end: int = 0
     tail: bytes = b""
     fingerprint: bytes = b""
@@ -74,11 +78,9 @@ def read_prompt(content: bytes, earlier: Iterable[Prompt] = ()) -> Prompt:
             and (prompt := _continued(content, view, known)) is not None
         ):
             return prompt
-    for start, name in _LISTS.items():
-        if content.startswith(start):
-            prompt = _from_list(content, view, start, name)
-            if prompt is not None:
-                return prompt
+    for name in _LISTS:
+        if (prompt := _from_list(content, view, name)) is not None:
+            return prompt
     try:
         body = json.loads(content)
     except RecursionError:
@@ -99,30 +101,38 @@ def _continued(content: bytes, view: memoryview, known: Prompt) -> Prompt | None
         return None
     items, rest = parsed
     leading, model = known.leading, known.model
-    name = "messages" if content.startswith(b'{"messages"') else "input"
     if rest != known.rest:
-        body = _without_list(rest, name)
+        body = _without_list(content, known.start, rest, known.name)
         if body is None:
             return None
-        head = chain({**body, name: []})
+        head = chain({**body, known.name: []})
         if len(head) != leading or head[-1].digest != known.links[leading - 1].digest:
             return None
         model = _model(body)
-    links = [*known.links, *chain_after(known.links[-1], {name: items})]
-    return _remembered(content, view, rest, Prompt(links, leading, len(known.links), items, model))
+    links = [*known.links, *chain_after(known.links[-1], {known.name: items})]
+    fresh = len(known.links)
+    return _remembered(
+        content, view, rest, Prompt(links, leading, fresh, items, model, known.name, known.start)
+    )
 
 
-def _from_list(content: bytes, view: memoryview, start: bytes, name: str) -> Prompt | None:
-    parsed = _items_and_rest(content, len(start))
+def _from_list(content: bytes, view: memoryview, name: str) -> Prompt | None:
+    # The first place where these bytes stand is the member itself, unless it is one of an object within
+    # another member, and then what precedes it is not complete. In a text its quotes would be escaped.
+    opening = b'"%s":[' % name.encode()
+    start = content.find(opening) + len(opening)
+    if start < len(opening):
+        return None
+    parsed = _items_and_rest(content, start)
     if parsed is None:
         return None
     items, rest = parsed
-    body = _without_list(rest, name)
+    body = _without_list(content, start, rest, name)
     if body is None:
         return None
     head = chain({**body, name: []})
     links = [*head, *chain_after(head[-1], {name: items})]
-    return _remembered(content, view, rest, Prompt(links, len(head), 0, items, _model(body)))
+    return _remembered(content, view, rest, Prompt(links, len(head), 0, items, _model(body), name, start))
 
 
 def _items_and_rest(content: bytes, start: int) -> tuple[list[Any], str] | None:
@@ -135,13 +145,19 @@ def _items_and_rest(content: bytes, start: int) -> tuple[list[Any], str] | None:
     return items, text[end - 1 :]
 
 
-def _without_list(rest: str, name: str) -> dict[str, Any] | None:
-    """Returns the members that follow the list; None if they are not what they seem."""
-    try:
-        body = json.loads("{" + rest[1:].lstrip().removeprefix(","))
-    except ValueError:
+def _without_list(content: bytes, start: int, rest: str, name: str) -> dict[str, Any] | None:
+    """Returns the members that surround the list; None if they are not what they seem."""
+    before, after = content[: start - len(f'"{name}":[')].rstrip(), rest[1:].lstrip()
+    if not before.endswith((b"{", b",")) or not after.startswith(("}", ",")):
         return None
-    return body if isinstance(body, dict) and name not in body else None
+    try:
+        first = json.loads(before.removesuffix(b",") + b"}")
+        last = json.loads("{" + after.removeprefix(","))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(first, dict) or not isinstance(last, dict) or name in first or name in last:
+        return None
+    return {**first, **last}
 
 
 def _remembered(content: bytes, view: memoryview, rest: str, prompt: Prompt) -> Prompt:
@@ -152,6 +168,8 @@ def _remembered(content: bytes, view: memoryview, rest: str, prompt: Prompt) -> 
         prompt.fresh,
         prompt.items,
         prompt.model,
+        prompt.name,
+        prompt.start,
         end,
         content[max(0, end - _TAIL_BYTES) : end],
         xxh3_128_digest(view[:end]),

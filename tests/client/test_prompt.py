@@ -34,6 +34,8 @@ writers = st.sampled_from(
         compact,
         lambda body: json.dumps(body).encode(),
         lambda body: json.dumps(body, indent=1).encode(),
+        lambda body: compact(dict(reversed(body.items()))),
+        lambda body: compact({"metadata": {"messages": [{"role": "user"}]}, **body}),
         lambda body: json.dumps(dict(reversed(body.items()))).encode(),
     ]
 )
@@ -117,6 +119,9 @@ def test_what_does_not_extend_the_earlier_prompt_is_read_anew(body: Any) -> None
         b'{"messages":[1]}',
         b'{"messages":[{}],"messages":7}',
         b'{"messages":[{}],"tools":7}',
+        b'{"model":"m",,"messages":[{}]}',
+        b'{"model":"m" "messages":[{}]}',
+        b'["messages":[{}]}',
         b'{"input":[7]}',
         b'{"messages":[' + b"[" * 100_000,
         b'{"messages":[\xff]}',
