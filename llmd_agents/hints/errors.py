@@ -8,9 +8,11 @@
 A field with a bad value raises pydantic's ValidationError where the model is built; it names the field.
 """
 
+from collections.abc import Iterator
+
 from pydantic import ValidationError
 
-from .digest import UnreadableContext
+from .context_items import UnreadableContext
 
 __all__ = ["HintsTooLong", "UnreadableContext", "UnreadableHints", "first_problem"]
 
@@ -23,9 +25,13 @@ class UnreadableHints(ValueError):
     """The value is not a hint header: not a structured field, too long, or of an unknown version."""
 
 
+def problems(error: ValidationError) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Yields where each of pydantic's complaints is, and what it says."""
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        yield problem["loc"], problem["msg"].removeprefix("Value error, ")
+
+
 def first_problem(error: ValidationError) -> str:
     """Returns the first of pydantic's complaints as one line: `field: what is wrong`."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}" if where else message
+    where, message = next(problems(error))
+    return f"{'.'.join(map(str, where))}: {message}" if where else message

@@ -60,8 +60,9 @@ Name = Annotated[
 
 Digest = Annotated[
     bytes,
-    BeforeValidator(_from_hex),
     Field(min_length=16, max_length=16, strict=True),
+    # After the constraints, which so are checked by the core and not one by one in Python.
+    BeforeValidator(_from_hex),
     PlainSerializer(bytes.hex, return_type=str, when_used="json"),
     WithJsonSchema(_matching("^[0-9A-Fa-f]{32}$")),
 ]

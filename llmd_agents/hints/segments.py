@@ -1,9 +1,9 @@
 """From the links of a chain to typed segments."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .digest import Link
-from .limits import SEGMENTS_MAX
+from .limits import SEGMENTS_MAX, SIZE_MAX
 from .models import Segment, SegmentType
 
 _FIRST = 2
@@ -42,25 +42,30 @@ def segments_of(links: Sequence[Link]) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def merge_oldest(segments: Sequence[Segment], most: int) -> tuple[Segment, ...]:
-    """Returns at most `most` segments (1 or more) that cover the same context.
+def merge_oldest(
+    segments: Sequence[Segment], length: Callable[[Segment], int], room: int
+) -> tuple[Segment, ...]:
+    """Returns segments that cover the same context, and whose lengths add up to `room` at most: merged until
+    they do, or one is left.
 
     Neighbours that say the same of themselves are merged first, oldest first, so that the boundaries that
     other programs share (tools, system prompt) and the newest ones survive longest.
     """
-    kept = list(segments)
-    surplus = len(kept) - most
+    kept = [(segment, length(segment)) for segment in segments]
+    surplus = sum(cost for _, cost in kept) - room
     for alike in (True, False):
-        merged: list[Segment] = []
-        for segment in kept:
-            last = merged[-1] if merged else None
-            if last is not None and surplus > 0 and (not alike or _alike(last, segment)):
-                merged[-1] = _join(last, segment)
-                surplus -= 1
+        merged: list[tuple[Segment, int]] = []
+        for segment, cost in kept:
+            if surplus > 0 and merged and (not alike or _alike(merged[-1][0], segment)):
+                last, last_cost = merged.pop()
+                joined = _join(last, segment)
+                joined_cost = length(joined)
+                surplus += joined_cost - last_cost - cost
+                merged.append((joined, joined_cost))
             else:
-                merged.append(segment)
+                merged.append((segment, cost))
         kept = merged
-    return tuple(kept)
+    return tuple(segment for segment, _ in kept)
 
 
 def _alike(a: Segment, b: Segment) -> bool:
@@ -72,6 +77,6 @@ def _alike(a: Segment, b: Segment) -> bool:
 
 
 def _join(a: Segment, b: Segment) -> Segment:
-    tokens = None if a.tokens is None or b.tokens is None else a.tokens + b.tokens
-    size, merged = a.size + b.size, min(a.merged + b.merged, SEGMENTS_MAX)
+    tokens = None if a.tokens is None or b.tokens is None else min(a.tokens + b.tokens, SIZE_MAX)
+    size, merged = min(a.size + b.size, SIZE_MAX), min(a.merged + b.merged, SEGMENTS_MAX)
     return b.model_copy(update={"size": size, "tokens": tokens, "merged": merged})

@@ -185,7 +185,7 @@ def test_tokens_of_a_later_version_cost_nothing_else() -> None:
     decoded = decode_hints(header)
     assert decoded.hints is not None
     assert [s.type for s in decoded.hints.segments] == ["conversation_turn", "system_prompt"]
-    assert decoded.ignored == ("segments;life=weekend", "segments;t=image", "segments;scope=world")
+    assert decoded.ignored == ("segments;t=image", "segments;life=weekend", "segments;scope=world")
 
 
 def test_a_hostile_header_cannot_make_a_long_ack() -> None:

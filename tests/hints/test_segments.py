@@ -1,4 +1,5 @@
-from llmd_agents.hints import Lifetime, Scope, SegmentType, chain, segments_of
+from llmd_agents.hints import Lifetime, Scope, Segment, SegmentType, chain, segments_of
+from llmd_agents.hints.limits import SIZE_MAX
 from llmd_agents.hints.segments import merge_oldest
 
 
@@ -41,14 +42,38 @@ def test_a_chain_of_any_length_gives_no_more_than_the_limit() -> None:
     assert [s.merged > 1 for s in segments].index(True) == 2
 
 
+def one_each(_: Segment) -> int:
+    return 1
+
+
 def test_merging_covers_the_same_context() -> None:
     messages = [{"role": "user" if i else "system", "content": "x" * i} for i in range(10)]
     segments = segments_of(chain({"model": "m", "messages": messages}))
     for most in range(1, 12):
-        merged = merge_oldest(segments, most)
+        merged = merge_oldest(segments, one_each, most)
         assert len(merged) == min(most, 10)
         assert merged[-1].digest == segments[-1].digest
         assert sum(s.size for s in merged) == sum(s.size for s in segments)
-    kept = merge_oldest(segments, 4)
+    kept = merge_oldest(segments, one_each, 4)
     assert kept[0].type is SegmentType.SYSTEM_PROMPT
     assert [s.merged for s in kept] == [1, 7, 1, 1]
+
+
+def test_merging_stops_as_soon_as_the_lengths_fit() -> None:
+    segments = tuple(
+        Segment(type=SegmentType.CONVERSATION_TURN, digest=index.to_bytes(16, "big"), size=1)
+        for index in range(10)
+    )
+    kept = merge_oldest(segments, lambda segment: 10 + segment.merged, 90)
+    assert [s.merged for s in kept] == [3, *[1] * 7]
+    assert merge_oldest(segments, one_each, 10) == segments
+
+
+def test_sums_stay_within_what_a_size_may_be() -> None:
+    segments = [
+        Segment(type=SegmentType.DOCUMENT, digest=bytes([index] * 16), size=SIZE_MAX, tokens=SIZE_MAX)
+        for index in range(3)
+    ]
+    (kept,) = merge_oldest(segments, one_each, 1)
+    assert Segment.model_validate(kept.model_dump()) == kept
+    assert (kept.size, kept.tokens, kept.merged) == (SIZE_MAX, SIZE_MAX, 3)
