@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -13,13 +12,11 @@ import pytest
 
 from llmd_agents import serving
 from llmd_agents.engine import (
-    EngineProfile,
     EngineServer,
     Finished,
     Queued,
     Record,
     ReplyText,
-    load_profile,
     render,
 )
 from llmd_agents.hints import (
@@ -32,19 +29,11 @@ from llmd_agents.hints import (
     chain,
     encode_hints,
 )
+from tests.engine.served import TINY, serve
 
-TINY = load_profile("tiny")
 SLOW = dataclasses.replace(TINY, step_overhead_s=60.0)
 FINGERPRINT = "llmd-agents-embedded-engine"
 USER = {"role": "user", "content": "Which blocks does this prompt fill? " * 8}
-
-
-@contextmanager
-def serve(profile: EngineProfile = TINY, **options: Any) -> Iterator[httpx.Client]:
-    options.setdefault("time_scale", 1000.0)
-    server = EngineServer(profile, **options)
-    with serving.in_background(server) as url, httpx.Client(base_url=url, timeout=30) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
