@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import http_sf
 import pytest
@@ -91,8 +91,13 @@ def test_every_field_is_explained() -> None:
             assert schema["description"]
 
 
+def members_of(header: str) -> dict[str, Any]:
+    """Reads a header with a library that knows nothing of the contract."""
+    return cast("dict[str, Any]", http_sf.parse(header.encode(), tltype="dictionary"))
+
+
 def test_the_header_has_just_the_members_of_the_table() -> None:
-    parsed: dict[str, Any] = http_sf.parse(encode_hints(EVERYTHING).encode(), tltype="dictionary")
+    parsed = members_of(encode_hints(EVERYTHING))
     found = {}
     for member, (value, parameters) in parsed.items():
         inner = [set(params) for _, params in value] if isinstance(value, list) else []
@@ -103,7 +108,7 @@ def test_the_header_has_just_the_members_of_the_table() -> None:
 def test_the_ack_has_just_the_members_of_the_table() -> None:
     one = (Rejection("x", "y"),)
     ack = encode_ack(Ack(accepted=("x",), clipped=one, rejected=one, ignored=("x",), resync=True))
-    assert list(http_sf.parse(ack.encode(), tltype="dictionary")) == [name for name, _ in ACK_MEMBERS]
+    assert list(members_of(ack)) == [name for name, _ in ACK_MEMBERS]
 
 
 def validator(name: str) -> Draft202012Validator:
