@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from .divergence import Cause, Compaction, Divergence
 from .findings import sentence
 from .live import Watching, watching
+from .prompt import parse_body, read_prompt
 
 if TYPE_CHECKING:
     from .prices import Prices
 
 _SHOWN = 5
+_MODEL_CALLS = ("/chat/completions", "/completions", "/responses", "/messages")
 
 
 class RecordedCall(Protocol):
@@ -78,7 +80,8 @@ def assert_prefix_stable(
 
     Raises:
         AssertionError: if a prompt diverged, or if there was no request to look at.
-        ValueError: if a cause in `allow` does not exist.
+        ValueError: if a cause in `allow` does not exist, or a given body is no request with a prompt
+            (`UnreadablePrompt`).
     """
     allowed = frozenset(Cause(cause) for cause in allow)
     if source is None:
@@ -101,10 +104,12 @@ def _calls_of(source: Any) -> Iterator[tuple[str, bytes]]:
     requests = getattr(source, "requests", None)
     if requests is None:
         for body in source:
-            yield "", _encoded(body)
+            encoded = _encoded(body)
+            read_prompt(parse_body(encoded))  # what cannot be read would be asserted in vain
+            yield "", encoded
         return
     for request in requests:
-        if request.body:
+        if request.path.endswith(_MODEL_CALLS):
             yield _branch(request.hints), request.body
 
 

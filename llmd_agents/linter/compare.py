@@ -30,6 +30,11 @@ _SAME_TURN = frozenset({Cause.REORDERED_KEYS, Cause.REFORMATTED})
 _REWRITTEN = frozenset({Cause.SHORTENED, Cause.EDITED_TURN, Cause.CHANGED_TOOLS})
 """Changes behind which only what is the same to the end counts as being there again."""
 
+_MOVED = frozenset(
+    {Cause.DROPPED_MESSAGE, Cause.DROPPED_REASONING, Cause.INSERTED_MESSAGE, Cause.REORDERED_MESSAGES}
+)
+"""Changes after which the first differing message is found again elsewhere."""
+
 
 class Relation(Enum):
     """How a prompt relates to an earlier one, where nothing is lost."""
@@ -87,12 +92,10 @@ def compare(
         return Compaction(branch, later.model, turns_before, turns_after, kept, max(dropped, 0))
     kindred = _kindred(rest.old[0], rest.new[0])
     reason = reason_for(rest.old, rest.new, kindred=kindred)
-    if not _one_conversation(rest, reason, kindred=kindred):
-        return Relation.UNRELATED
     lost = rest.bytes_again()
     if kindred and not again[rest.new[0].fingerprint]:
         lost += _bytes_again_within(rest.old[0], rest.new[0], reason)
-    if lost <= 0:
+    if lost <= 0 or not _one_conversation(rest, reason, lost, kindred=kindred):
         return Relation.UNRELATED
     return Divergence(
         branch=branch,
@@ -110,7 +113,7 @@ def compare(
     )
 
 
-def _one_conversation(rest: _Rest, reason: Reason, *, kindred: bool) -> bool:
+def _one_conversation(rest: _Rest, reason: Reason, lost: int, *, kindred: bool) -> bool:
     turns = rest.turns_again()
     old_turns = _turns(rest.old)
     went_on = len(rest.new) > len(rest.old)
@@ -125,10 +128,12 @@ def _one_conversation(rest: _Rest, reason: Reason, *, kindred: bool) -> bool:
     if first.region is not Region.MESSAGES:
         return turns * 2 >= max(old_turns, 1)
     if first.role == "prompt":
-        # Lines of a template reappear in every prompt made from it; that alone is no evidence.
-        return kindred and rest.bytes_again() * 2 >= sum(unit.size for unit in rest.old)
+        # Lines of a template reappear in every prompt made from it: only nearly all of them are evidence.
+        return kindred and lost * 5 >= 4 * sum(unit.size for unit in rest.old)
     if kindred or reason.cause in _SAME_TURN:
         return turns >= 1 or went_on
+    if reason.cause in _MOVED and went_on and turns >= 1 and turns * 2 >= old_turns:
+        return True
     return turns >= 2 and turns * 2 >= old_turns - 1
 
 

@@ -75,7 +75,7 @@ class Divergence:
         field: which text differs, as a path: `content`, `content[1].text`, `tools[2]`, `system`, `prompt`,
             `tool_calls[0].function.arguments`. A text is compared as it is, any other JSON value as compact
             JSON in the order of keys in which it was sent.
-        byte: offset of the first differing byte in the UTF-8 bytes of that text.
+        byte: where, in the UTF-8 bytes of that text, its first differing character begins.
         token: offset in the prompt, where the recording has positions in tokens only; `byte` is then 0.
         what: what happened, in words, without contents.
         kept_bytes: text of the prompt before the divergence, which a cache still serves.

@@ -34,4 +34,4 @@ def similar(one: str, other: str) -> bool:
     """
     shorter = min(len(one), len(other))
     start = common_prefix(one, other)
-    return 2 * (start + common_suffix(one, other, shorter - start)) >= shorter
+    return 0 < shorter <= 2 * (start + common_suffix(one, other, shorter - start))
