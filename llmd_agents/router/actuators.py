@@ -98,7 +98,7 @@ class Actuators:
 
     @contextlib.contextmanager
     def under_way(self, call_id: int, prepare: Prepare) -> Iterator[None]:
-        """Keeps a chat completion at hand for warm-ups while it is under way."""
+        """Keeps a call at hand for warm-ups while it is under way."""
         self._warm_ups.hold(call_id, prepare)
         try:
             yield

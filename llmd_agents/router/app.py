@@ -33,6 +33,7 @@ from llmd_agents.runtime import (
     engines_view,
     program_view,
 )
+from llmd_agents.runtime.contexts import BYTES_PER_TOKEN
 from llmd_agents.runtime.reading import ack_header, is_plain_json_object, read_chain, read_hints
 from llmd_agents.serving import (
     BodyTooLarge,
@@ -53,20 +54,21 @@ from llmd_agents.serving import (
 
 from . import quiet
 from .actuators import Actuators
-from .bodies import asking_for_usage, splice
+from .bodies import asking_for_usage, previous_response, splice
 from .config import BadConfig, EngineConfig, RouterConfig
 from .engine_link import EngineLink
 from .metrics import CONTENT_TYPE, RouterMetrics
 from .mode import MODE_PATH, read_mode
 from .priorities import Priorities, engine_priority, refuses_priority, with_priority
 from .record import RecordFile
-from .replies import UsageFilter, usage_of
+from .replies import UsageFilter, id_of, usage_of
+from .routes import GENERATING, RESPONSES_PATH, response_named
+from .stored_responses import StoredAt, StoredResponses
 from .tenancy import Tenants
 from .upstream import Answer, EngineFailed, Outgoing, Sessions, StreamBroke, ask, forwarded_headers
 
 log = logging.getLogger("llmd_agents.router")
 
-CHAT_PATH = "/v1/chat/completions"
 PROGRAMS_PATH = "/v1/agent/programs/"
 ENGINES_PATH = "/v1/agent/engines"
 
@@ -97,6 +99,7 @@ class Router:
         )
         self._metrics = RouterMetrics(self.runtime, self._record)
         self._priorities = Priorities(self._engines)
+        self._stored = StoredResponses()
         self._sessions: Sessions | None = None
         self._acting: Actuators | None = None
         self._links: list[asyncio.Task[None]] = []
@@ -278,23 +281,48 @@ class Router:
             if encoded or not is_plain_json_object(body):
                 await send_error(send, 400, "the body must be a JSON object in UTF-8, not encoded otherwise")
                 return
-        call, headers = await self._decide(tenant, scope, body)
+        path = scope["path"]
+        named = await self._response_needed(path, body)
+        if named is not None and self._tenants.told_apart and self._stored.find(tenant, named) is None:
+            # Engines do not tell tenants apart, and so would continue or show anyone's.
+            await send_error(send, 404, f"Response with id '{named}' not found.", code="response_not_found")
+            return
+        call, headers = await self._decide(tenant, scope, body, named)
         hide_usage = False
-        if scope["path"] == CHAT_PATH:
+        if path in GENERATING and path != RESPONSES_PATH:
             body, hide_usage = asking_for_usage(body)
         if salt is not None and body:
             body = splice(body, {"cache_salt": salt})
-        if scope["path"] == CHAT_PATH and scope["method"] == "POST":
+        if path in GENERATING and scope["method"] == "POST" and named is None:
             with self._actuators.under_way(call.id, partial(self._outgoing, call, scope, body)):
                 await self._answer(call, scope, body, headers, send, hide_usage=hide_usage)
         else:
-            await self._answer(call, scope, body, headers, send, hide_usage=hide_usage)
+            await self._answer(call, scope, body, headers, send, named=named, hide_usage=hide_usage)
+
+    async def _response_needed(self, path: str, body: bytes) -> str | None:
+        """Returns the id of the stored response without which an engine cannot answer a call."""
+        if not path.startswith(RESPONSES_PATH):
+            return None
+        if (named := response_named(path)) is not None or not body:
+            return named
+        if len(body) > LARGE_BODY_BYTES:
+            return await asyncio.to_thread(previous_response, body)
+        return previous_response(body)
 
     async def _answer(
-        self, call: Call, scope: Scope, body: bytes, headers: Headers, send: Send, *, hide_usage: bool
+        self,
+        call: Call,
+        scope: Scope,
+        body: bytes,
+        headers: Headers,
+        send: Send,
+        *,
+        named: str | None = None,
+        hide_usage: bool,
     ) -> None:
+        searching = named is not None and self._stored.find(call.tenant, named) is None
         try:
-            answer = await self._first_answer(call, scope, body)
+            answer = await self._first_answer(call, scope, body, searching=searching)
         except EngineFailed as failure:
             status, code = (504, "engine_timeout") if failure.timed_out else (503, "no_engine_available")
             headers = [(b"retry-after", b"1"), *headers]
@@ -302,9 +330,13 @@ class Router:
             self._metrics.responses.labels(status).inc()
             return
         if answer.status < 400:
-            self._tell(self.runtime.answering, call)
+            if not (answer.events and scope["path"] == RESPONSES_PATH):
+                self._tell(self.runtime.answering, call)
+            if named is not None and scope["method"] == "DELETE":
+                self._stored.forget(call.tenant, named)
+        stores = scope["path"] == RESPONSES_PATH and scope["method"] == "POST"
         try:
-            await self._pass_on(call, answer, headers, send, hide_usage=hide_usage)
+            await self._pass_on(call, answer, headers, send, hide_usage=hide_usage, stores=stores)
         except BaseException:
             self._tell(self.runtime.ended_early, call, "cancelled")
             raise
@@ -312,20 +344,30 @@ class Router:
             answer.close()
         self._metrics.responses.labels(answer.status).inc()
 
-    async def _decide(self, tenant: str, scope: Scope, body: bytes) -> tuple[Call, Headers]:
+    async def _decide(
+        self, tenant: str, scope: Scope, body: bytes, named: str | None
+    ) -> tuple[Call, Headers]:
         """Chooses engines for a call, from its hint header where that suffices, else from its body.
+
+        Args:
+            named: the stored response that it needs.
 
         Returns the call, and the response headers that answer its hints.
         """
         decoded, links = None, None
-        if scope["path"] == CHAT_PATH:
+        if scope["path"] in GENERATING:
             decoded = self._read_hints(scope["headers"])
-            if self.runtime.needs_chain(tenant, decoded):
+            if named is not None or self.runtime.needs_chain(tenant, decoded):
                 if len(body) > LARGE_BODY_BYTES:
                     links = await asyncio.to_thread(read_chain, body)
                 else:
                     links = read_chain(body)
         began = time.perf_counter()
+        lineage = next((link.digest for link in links or () if link.role == "previous"), None)
+        stored = self._stored.find(tenant, named) if named is not None else None
+        if lineage is not None and stored is not None and stored.digest is not None:
+            size = (stored.output_tokens or 0) * BYTES_PER_TOKEN
+            self._tell(self.runtime.continued, tenant, lineage, stored.digest, size)
         arrival = Arrival(tenant, len(body), time.time(), decoded=decoded, links=links)
         try:
             call = self.runtime.arrive(arrival)
@@ -334,6 +376,8 @@ class Router:
             # Hints never fail a call, not even by a fault of ours.
             log.exception("hints cannot be used; the call goes on without them")
             call, headers = self.runtime.arrive(Arrival(tenant, len(body), time.time())), []
+        if named is not None:
+            self._lead_to_stored(call, stored, lineage)
         self._metrics.decision.observe(time.perf_counter() - began)
         self._actuators.changed()
         self._metrics.hints.labels(_result(call.ack)).inc()
@@ -342,21 +386,38 @@ class Router:
             quiet.warn("hints", "hints rejected (the call goes on): %s: %s", first.hint, first.reason)
         return call, headers
 
+    def _lead_to_stored(self, call: Call, stored: StoredAt | None, lineage: bytes | None) -> None:
+        """Sends a call that needs a stored response to the engine that has it, whatever speaks for others.
+
+        Where that is not known, as after a restart, those that say to hold its context are asked first.
+        """
+        if stored is not None:
+            if self.runtime.engines[stored.engine].up:
+                call.ranking = [stored.engine]
+        elif lineage is not None:
+            context = self.runtime.contexts(call.tenant).get(lineage)
+            holders = context.holders if context is not None else {}
+            call.ranking.sort(key=lambda name: name not in holders)
+
     def _read_hints(self, headers: Headers) -> Decoded | None:
         value = _header(headers, HINTS_HEADER.encode())
         if self.runtime.mode is Mode.OFF and value is not None:
             return Decoded(None, ())  # off means that not even reading them can do harm
         return read_hints(value)
 
-    async def _first_answer(self, call: Call, scope: Scope, body: bytes) -> Answer:
+    async def _first_answer(self, call: Call, scope: Scope, body: bytes, *, searching: bool) -> Answer:
         """Tries the engines in order, though no more than `ATTEMPTS_MAX` that take the request: one that
         brings engines down must not visit them all.
+
+        Args:
+            searching: nobody knows which engine stores what the call needs; one that has not says 404.
 
         Raises:
             EngineFailed: when none of them gave an answer; says how many were tried and why the last failed.
         """
         assert self._sessions is not None
         reason = ""
+        missing: Answer | None = None
         tried = taken = 0
         for name in call.ranking:
             engine = self._engines[name]
@@ -367,7 +428,12 @@ class Router:
             try:
                 if call.copy is not None:
                     await self._actuators.heard(call.copy)
-                return await self._ask(call, name, self._outgoing(call, scope, body, engine))
+                answer = await self._ask(call, name, self._outgoing(call, scope, body, engine))
+                if not (searching and answer.status == 404 and answer.whole):
+                    return answer
+                answer.close()
+                missing = answer
+                self._tell(self.runtime.ended_early, call, "refused")
             except EngineFailed as failure:
                 reason = f"{name} {failure}"
                 self._tell(self.runtime.failed, call)
@@ -384,6 +450,8 @@ class Router:
             except BaseException:
                 self._tell(self.runtime.ended_early, call, "cancelled")
                 raise
+        if missing is not None:
+            return missing
         raise EngineFailed(f"tried {tried} engine{'s' * (tried != 1)}, none answered; last: {reason}")
 
     async def _ask(self, call: Call, name: str, request: Outgoing) -> Answer:
@@ -422,21 +490,38 @@ class Router:
         return Outgoing(scope["method"], path, forwarded, body or None)
 
     async def _pass_on(
-        self, call: Call, answer: Answer, own_headers: Headers, send: Send, *, hide_usage: bool
+        self,
+        call: Call,
+        answer: Answer,
+        own_headers: Headers,
+        send: Send,
+        *,
+        hide_usage: bool,
+        stores: bool,
     ) -> None:
         headers = answer.headers + own_headers
+        stored = StoredAt(call.engine, call.digest) if stores and call.engine is not None else None
         if answer.whole:
+            usage_told = usage_of(answer.body)
+            if stored is not None and answer.status < 400:
+                self._note_stored(call.tenant, stored, id_of(answer.body), usage_told)
             headers.append((b"content-length", b"%d" % len(answer.body)))
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
-            self._ended(call, answer, usage_of(answer.body))
+            self._ended(call, answer, usage_told)
             return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         usage = UsageFilter(hide=hide_usage) if answer.events else None
         tail = b""
         try:
             async for chunk in answer.chunks():
-                if ready := usage.feed(chunk) if usage else chunk:
+                ready = usage.feed(chunk) if usage else chunk
+                if usage and answer.status < 400:
+                    if usage.begun and not call.answering:
+                        self._tell(self.runtime.answering, call)
+                    if stored is not None:
+                        self._note_stored(call.tenant, stored, usage.response_id, usage.usage)
+                if ready:
                     await send({"type": "http.response.body", "body": ready, "more_body": True})
             tail = usage.rest() if usage else b""
             self._ended(call, answer, usage.usage if usage else None)
@@ -446,6 +531,13 @@ class Router:
                 raise  # what is no event stream can only be cut short
             tail = _stream_error(f"the engine broke off in the middle of its answer: {error}")
         await send({"type": "http.response.body", "body": tail})
+
+    def _note_stored(
+        self, tenant: str, stored: StoredAt, response_id: str | None, usage: Usage | None
+    ) -> None:
+        if response_id is not None:
+            stored.output_tokens = usage.output_tokens if usage is not None else None
+            self._stored.note(tenant, response_id, stored)
 
     def _ended(self, call: Call, answer: Answer, usage: Usage | None) -> None:
         if answer.status < 400:

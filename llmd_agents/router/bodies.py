@@ -1,5 +1,6 @@
 """Request bodies: what the router adds to them, by splicing before the closing brace, never by rewriting."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -11,7 +12,12 @@ class _StreamFields(msgspec.Struct):
     stream_options: Any = None
 
 
+class _Lineage(msgspec.Struct):
+    previous_response_id: Any = None
+
+
 _decode = msgspec.json.Decoder(_StreamFields).decode
+_decode_lineage = msgspec.json.Decoder(_Lineage).decode
 
 
 def splice(body: bytes, fields: dict[str, Any]) -> bytes:
@@ -41,3 +47,17 @@ def asking_for_usage(body: bytes) -> tuple[bytes, bool]:
     if options is not None and options.get("include_usage"):
         return body, False
     return splice(body, {"stream_options": {**(options or {}), "include_usage": True}}), True
+
+
+def previous_response(body: bytes) -> str | None:
+    """Returns the id of the response that a Responses call continues."""
+    try:
+        previous = _decode_lineage(body).previous_response_id
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            # Slower, but it reads whatever an engine in Python may read.
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            return None
+        previous = value.get("previous_response_id") if isinstance(value, dict) else None
+    return previous if isinstance(previous, str) else None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -20,20 +21,40 @@ class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_tokens_details: _Details | None = None
+    # Responses calls have other names for the same.
+    input_tokens: int = 0
+    output_tokens: int = 0
+    input_tokens_details: _Details | None = None
 
 
-class _Reply(msgspec.Struct):
+class _Response(msgspec.Struct):
+    id: str | None = None
     usage: _Usage | None = None
+
+
+class _Reply(_Response):
     choices: list[msgspec.Raw] | None = None
+    response: _Response | None = None
 
 
 _decode = msgspec.json.Decoder(_Reply).decode
 
 
+_BEFORE_TOKENS: Final = frozenset((b"created", b"queued", b"in_progress"))
+_AFTER_TOKENS: Final = frozenset((b"completed", b"incomplete", b"failed"))
+"""Events of a Responses stream, after `response.`: those before the first token, and the last."""
+
+
 def usage_of(body: bytes) -> Usage | None:
     """Returns the token counts of a JSON reply, if it has any."""
     reply = _read(body)
-    return _usage(reply) if reply is not None else None
+    return _usage(reply.usage) if reply is not None else None
+
+
+def id_of(body: bytes) -> str | None:
+    """Returns the `id` of a JSON reply."""
+    reply = _read(body)
+    return reply.id if reply is not None else None
 
 
 class EventSplitter:
@@ -69,10 +90,18 @@ class EventSplitter:
 
 
 class UsageFilter:
-    """Passes a chat stream on, noting its usage, and keeping the usage chunk back if it was not asked for."""
+    """Passes a stream on, noting its usage, and keeping the usage chunk back if it was not asked for.
+
+    Attributes:
+        usage: None until the engine has told.
+        begun: whether an event has come that tells of the reply itself.
+        response_id: of the stream of a Responses call.
+    """
 
     def __init__(self, *, hide: bool) -> None:
         self.usage: Usage | None = None
+        self.begun = False
+        self.response_id: str | None = None
         self._hide = hide
         self._splitter = EventSplitter()
 
@@ -84,13 +113,28 @@ class UsageFilter:
         return self._splitter.rest()
 
     def _passes(self, event: bytes) -> bool:
+        if event.startswith(b"event: response."):
+            self._note_response(event)
+            return True
+        self.begun = True
         if b'"usage"' not in event or not event.startswith(b"data:"):
             return True
         reply = _read(event[5:])
         if reply is None or reply.usage is None:
             return True
-        self.usage = _usage(reply)
+        self.usage = _usage(reply.usage)
         return not (self._hide and not reply.choices)
+
+    def _note_response(self, event: bytes) -> None:
+        name, _, data = event[len(b"event: response.") :].partition(b"\n")
+        name = name.strip()
+        self.begun = self.begun or name not in _BEFORE_TOKENS
+        if self.response_id is not None and name not in _AFTER_TOKENS:
+            return
+        reply = _read(data[5:]) if data.startswith(b"data:") else None
+        if reply is not None and reply.response is not None:
+            self.response_id = reply.response.id or self.response_id
+            self.usage = _usage(reply.response.usage) or self.usage
 
 
 def _read(body: bytes) -> _Reply | None:
@@ -100,9 +144,12 @@ def _read(body: bytes) -> _Reply | None:
         return None
 
 
-def _usage(reply: _Reply) -> Usage | None:
-    usage = reply.usage
+def _usage(usage: _Usage | None) -> Usage | None:
     if usage is None:
         return None
-    details = usage.prompt_tokens_details
-    return Usage(usage.prompt_tokens, details.cached_tokens if details else None, usage.completion_tokens)
+    details = usage.prompt_tokens_details or usage.input_tokens_details
+    return Usage(
+        usage.prompt_tokens or usage.input_tokens,
+        details.cached_tokens if details else None,
+        usage.completion_tokens or usage.output_tokens,
+    )

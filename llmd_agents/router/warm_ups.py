@@ -1,8 +1,8 @@
 """Warm-up requests: a call under way sent to a further engine too, for its prompt alone.
 
 They bring a context to engines that can read it from no tier and no peer, whatever server they are. The
-engine sees the body of the call with one output token, unstreamed, at its lowest priority and without hints,
-so that it is no step of any program.
+engine sees the body of the call with one output token, unstreamed, not stored, at its lowest priority and
+without hints, so that it is no step of any program.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 from llmd_agents.hints import HINTS_HEADER, DirectiveOutcome
 from llmd_agents.runtime import Issued
@@ -22,6 +23,7 @@ from .config import EngineConfig
 from .delivery import Answered
 from .priorities import Priorities, refuses_priority, without_priority
 from .replies import usage_of
+from .routes import CHAT_PATH, COMPLETIONS_PATH, RESPONSES_PATH
 from .upstream import Answer, EngineFailed, Outgoing, Sessions, ask
 
 log = logging.getLogger("llmd_agents.router")
@@ -35,7 +37,21 @@ WAITING_MAX = 16
 LOWEST_PRIORITY = 2**31 - 1
 """In the engines' order: a lower number runs earlier."""
 
-_IN_THE_WAY: Final = {"max_completion_tokens": None, "stream_options": None, "min_tokens": 0, "n": 1}
+_SHORT: Final[dict[str, dict[str, Any]]] = {
+    CHAT_PATH: {"max_tokens": 1, "stream": False},
+    COMPLETIONS_PATH: {"max_tokens": 1, "stream": False},
+    RESPONSES_PATH: {"max_output_tokens": 1, "stream": False, "store": False},
+}
+"""What makes a call generate a single token, and leave nothing behind."""
+
+_IN_THE_WAY: Final = {
+    "max_completion_tokens": None,
+    "stream_options": None,
+    "min_tokens": 0,
+    "n": 1,
+    "best_of": None,
+    "background": False,
+}
 """What may not stand beside a single token that is not streamed, and what it becomes. It is overridden only
 where the body seems to have it, since not every engine knows all of it."""
 
@@ -176,12 +192,12 @@ class WarmUps:
 
 
 def warm_up_of(call: Outgoing, priority: int | None) -> Outgoing | None:
-    """Returns the request that computes a chat completion's prompt; None if its body cannot be added to."""
+    """Returns the request that computes the prompt of a call; None if its body cannot be added to."""
     headers = [item for item in without_priority(call.headers) if item[0].lower() != HINTS_HEADER]
     encoded = any(name.lower() == "content-encoding" for name, _ in headers)
     if call.body is None or encoded or not is_plain_json_object(call.body):
         return None
-    fields: dict[str, Any] = {"max_tokens": 1, "stream": False}
+    fields = dict(_SHORT[unquote(call.path.partition("?")[0])])
     if priority is not None:
         fields["priority"] = priority
     fields |= {name: value for name, value in _IN_THE_WAY.items() if b'"%s"' % name.encode() in call.body}

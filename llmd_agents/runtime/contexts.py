@@ -129,8 +129,8 @@ class Contexts:
             depth = base.depth
         digest = extends
         for segment in segments:
-            depth += segment.size
-            self._put(segment, digest, depth)
+            # Of what is known already the depth is too: lineage stands for more than its own few bytes.
+            depth = self._put(segment, digest, depth + segment.size)
             digest = segment.digest
         # The beginning is marked as used last, so that ends are forgotten first.
         for context in self.path(digest):
@@ -309,18 +309,20 @@ class Contexts:
             context.holders.pop(engine, None)
         self._held.get(engine, OrderedDict()).pop(digest, None)
 
-    def _put(self, segment: Segment, parent: bytes | None, depth: int) -> None:
+    def _put(self, segment: Segment, parent: bytes | None, depth: int) -> int:
+        """Adds a context, if it is not known, and returns its depth."""
         digest = segment.digest
         context = self._contexts.get(digest)
         if context is not None:
             self._refine(context, parent)
-            return
+            return context.depth
         shared = segment.effective_scope is Scope.TENANT or segment.effective_lifetime is Lifetime.PERSISTENT
         context = self._contexts[digest] = Context(digest, parent, segment.type, depth, shared)
         # An engine may have told of it before any call named it, as after a restart of the router.
         for engine, reported in self._reported.items():
             if digest in reported:
                 self._hold(context, engine, reported[digest], certain=True)
+        return depth
 
     def _refine(self, context: Context, parent: bytes | None) -> None:
         """Prefers the nearer of two parents: a declaration with merged segments names only the farther."""

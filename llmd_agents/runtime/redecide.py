@@ -149,6 +149,9 @@ class _Player:
                 runtime.failed(self._calls[fields["call"]], fields["at"])
             case "ended_early":
                 runtime.ended_early(self._calls[fields["call"]], fields["status"], fields["at"])
+            case "continued":
+                digest, after = bytes.fromhex(fields["digest"]), bytes.fromhex(fields["after"])
+                runtime.continued(fields["tenant"], digest, after, fields["size"], fields["at"])
             case "observe":
                 event = _EVENT.validate_python(fields["event"])
                 runtime.observe(fields["tenant"], event, fields["at"])

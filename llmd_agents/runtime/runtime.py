@@ -28,6 +28,8 @@ from llmd_agents.hints import (
     ProgramFinished,
     Rejection,
     ResidencyBatch,
+    Segment,
+    SegmentType,
     Superseded,
     ToolStarted,
     Warm,
@@ -342,6 +344,15 @@ class Runtime:
         self._release(call, at, answered=False)
         if call.step is not None:
             call.step.status, call.step.finished_at = status, at
+
+    def continued(self, tenant: str, digest: bytes, after: bytes, size: int, at: float) -> None:
+        """Records what a digest of lineage stands for: a context, and `size` bytes that were answered to it.
+
+        To be called before the call that names it arrives.
+        """
+        self._note("continued", tenant=tenant, digest=digest, after=after, size=size, at=at)
+        reply = Segment(type=SegmentType.CONVERSATION_TURN, digest=digest, size=size)
+        self._tenants[tenant].contexts.declare(after, (reply,))
 
     # --- everything else that is observed
 

@@ -21,8 +21,8 @@ from tests.engine.served import TINY, serve
 from tests.engine.test_feed import subscribed
 
 PATH = "/v1/responses"
-HELLO = {"role": "user", "content": "Hello, engine. " * 20}
-ON = {"role": "user", "content": "Go on."}
+HELLO: Any = {"role": "user", "content": "Hello, engine. " * 20}
+ON: Any = {"role": "user", "content": "Go on."}
 TOOLS = [{"type": "function", "name": "search", "parameters": {"type": "object"}, "strict": False}]
 SCRIPTS: dict[str, Script] = {
     "s/turn": (
