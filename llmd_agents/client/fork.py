@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, TypeVar
 
 from llmd_agents.hints import ForkPosition
@@ -41,6 +42,7 @@ class Fork:
         self._parents = declared.parents
         self._started = 0
         self._open: dict[int, Branch] = {}
+        self._over: list[range] = []
         self._joined = False
         self._keeps = False
         self._lock = threading.Lock()
@@ -78,6 +80,8 @@ class Fork:
             self._parent.run, f"{self.id}.{index}", parents=self._parents, fork=position, parent=self._parent
         )
         with self._lock:
+            if any(index in indices for indices in self._over):
+                raise CancelledError(f"fork {self.id} has what it waits for")
             self._open[index] = branch
         return branch
 
@@ -88,8 +92,9 @@ class Fork:
             branch.end(outcome_of(error))
 
     def _end_all(self, indices: range, outcome: Outcome) -> None:
-        """Ends the branches that still run: their results are not waited for any more."""
+        """Ends the branches that still run, and lets no more of them begin: they are not waited for."""
         with self._lock:
+            self._over.append(indices)
             left = [self._open.pop(index) for index in list(self._open) if index in indices]
         for branch in left:
             branch.end(outcome)
