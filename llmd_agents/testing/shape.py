@@ -169,7 +169,7 @@ def _step_details(step: StepNode) -> Iterator[str]:
         limit = "" if step.loop.limit is None else f" of {step.loop.limit}"
         name = _LOOP_NUMBER.sub("", step.loop.id)
         yield f"loop {name} {step.loop.iteration + 1}{limit}".replace("  ", " ")
-    if step.join is not None:
+    if step.join not in (None, "all"):
         yield f"join {step.join}"
     if step.forecast is not None:
         yield f"next {step.forecast.next}"
