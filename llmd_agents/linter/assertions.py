@@ -11,8 +11,11 @@ from .divergence import Cause, Compaction, Divergence
 from .findings import sentence
 from .live import Watching, watching
 from .prompt import parse_body, read_prompt
+from .recorded import scope_of_hints
 
 if TYPE_CHECKING:
+    from llmd_agents.hints import Hints
+
     from .prices import Prices
 
 _SHOWN = 5
@@ -27,7 +30,7 @@ class RecordedCall(Protocol):
     @property
     def body(self) -> bytes: ...
     @property
-    def hints(self) -> Any: ...
+    def hints(self) -> Hints | None: ...
 
 
 class Recording(Protocol):
@@ -110,14 +113,7 @@ def _calls_of(source: Any) -> Iterator[tuple[str, bytes]]:
         return
     for request in requests:
         if request.path.endswith(_MODEL_CALLS):
-            yield _branch(request.hints), request.body
-
-
-def _branch(hints: Any) -> str:
-    # A recorded header is either the hints, or hints beside what was rejected of them.
-    hints = getattr(hints, "hints", hints)
-    program, step = getattr(hints, "program", None), getattr(hints, "step", None)
-    return "" if step is None else f"{getattr(program, 'id', '')}/{step.branch}"
+            yield "" if request.hints is None else scope_of_hints(request.hints), request.body
 
 
 def _encoded(body: bytes | str | Mapping[str, Any]) -> bytes:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmd_agents.hints import HINTS_HEADER, UnreadableHints, decode_hints
+from llmd_agents.hints import HINTS_HEADER, Hints, UnreadableHints, decode_hints
 
 _BODY_MEMBERS = ("messages", "input", "prompt", "previous_response_id")
 _NESTED_MAX = 4
+_UNDECLARED = "undeclared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,17 @@ def scope_of_headers(headers: Any) -> str:
         hints = None
     if hints is None:
         return by_name.get("x-session-id", "")
+    return scope_of_hints(hints)
+
+
+def scope_of_hints(hints: Hints) -> str:
+    """Returns the branch that hints name.
+
+    Of a client that declares nothing it is the whole program: there the branches were told apart by the
+    prompts themselves, so that one that parts from its branch is on another.
+    """
+    if hints.program.name == _UNDECLARED:
+        return hints.program.id
     return f"{hints.program.id}/{hints.step.branch}"
 
 
