@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import json
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmd_agents.hints import ACK_HEADER, HINTS_HEADER
-from llmd_agents.hints.dialects import apply_body, apply_headers, client_dialects, is_openai
+from llmd_agents.hints.dialects import (
+    DIALECTS,
+    Surroundings,
+    apply_body,
+    apply_headers,
+    client_dialects,
+    is_openai,
+)
 
 from .frame import current_frame
 from .implicit import ImplicitProgram
@@ -60,8 +68,11 @@ class _Response(Protocol):
 class _Hooks:
     """The hooks of one HTTP client. None of them ever raises: hints are advice."""
 
-    def __init__(self, dialects: tuple[str, ...], hosts: frozenset[str] | None) -> None:
+    def __init__(
+        self, dialects: tuple[str, ...], surroundings: Surroundings, hosts: frozenset[str] | None
+    ) -> None:
         self._dialects = dialects
+        self._surroundings = surroundings
         self._hosts = hosts
         self._implicit = ImplicitProgram("undeclared")
 
@@ -85,9 +96,12 @@ class _Hooks:
             )
         if dialects := (*self._dialects, "openai") if provider else self._dialects:
             with faults("no dialect for a call"):
-                for name, value in apply_headers(dialects, pending.hints).items():
+                parent = pending.branch.parent
+                around = replace(self._surroundings, parent_branch=None if parent is None else parent.id)
+                for name, value in apply_headers(dialects, pending.hints, around).items():
                     request.headers.setdefault(name, value)
-                _change_body(request, dialects, pending)
+                if any(DIALECTS[name].fields is not None for name in dialects):
+                    _change_body(request, apply_body(dialects, pending.hints, json.loads(content), around))
         lint(pending, content)
 
     def on_response(self, response: _Response) -> None:
@@ -112,8 +126,7 @@ class _Hooks:
         self.on_response(response)
 
 
-def _change_body(request: Any, dialects: tuple[str, ...], pending: PendingStep) -> None:
-    body = apply_body(dialects, pending.hints, json.loads(request.content))
+def _change_body(request: Any, body: dict[str, Any] | None) -> None:
     if body is None:
         return
     # As openai's package writes it.
@@ -126,7 +139,7 @@ def _change_body(request: Any, dialects: tuple[str, ...], pending: PendingStep) 
 _attached: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def instrument(client: C, *, dialects: Iterable[str] = ()) -> C:
+def instrument(client: C, *, dialects: Iterable[str] = (), surroundings: Surroundings | None = None) -> C:
     """Makes a client send hints; returns the same client. Doing it twice changes nothing.
 
     Inside `with program(…)` its completions, chat completions and responses are that program's steps; outside
@@ -138,6 +151,7 @@ def instrument(client: C, *, dialects: Iterable[str] = ()) -> C:
     Args:
         dialects: other stacks whose words are sent as well: `llm_d`, `vllm`, `sglang`, `dynamo`, `openai`,
             `anthropic`. Some add members to the body.
+        surroundings: what some dialects want to know of the servers.
 
     Raises:
         TypeError: if `client` is not an `openai.OpenAI` or `openai.AsyncOpenAI` (or a subclass).
@@ -146,11 +160,17 @@ def instrument(client: C, *, dialects: Iterable[str] = ()) -> C:
     http: Any = getattr(client, "_client", None)
     if http is None or not hasattr(http, "event_hooks"):
         raise TypeError(f"expected an openai.OpenAI or openai.AsyncOpenAI, not {type(client).__name__}")
-    attach(http, dialects=dialects)
+    attach(http, dialects=dialects, surroundings=surroundings)
     return client
 
 
-def attach(http_client: H, *, dialects: Iterable[str] = (), hosts: Iterable[str] | None = None) -> H:
+def attach(
+    http_client: H,
+    *,
+    dialects: Iterable[str] = (),
+    surroundings: Surroundings | None = None,
+    hosts: Iterable[str] | None = None,
+) -> H:
     """Makes an HTTP client send hints with every model call; returns the same client.
 
     For frameworks that take an `http_client`: httpx and httpx2, sync and async.
@@ -159,6 +179,7 @@ def attach(http_client: H, *, dialects: Iterable[str] = (), hosts: Iterable[str]
 
     Args:
         dialects: as for `instrument`.
+        surroundings: as for `instrument`.
         hosts: names of the only hosts that hints may go to; any host by default.
 
     Raises:
@@ -173,7 +194,8 @@ def attach(http_client: H, *, dialects: Iterable[str] = (), hosts: Iterable[str]
     chosen = client_dialects(dialects)
     if http in _attached:
         return http_client
-    hooks = _Hooks(chosen, None if hosts is None else frozenset(host.lower() for host in hosts))
+    named = None if hosts is None else frozenset(host.lower() for host in hosts)
+    hooks = _Hooks(chosen, surroundings or Surroundings(), named)
     registered: dict[str, list[Callable[..., Any]]] = http.event_hooks
     if hasattr(http, "aclose"):
         registered["request"].append(hooks.on_request_async)

@@ -10,6 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from llmd_agents import attach, instrument, program
 from llmd_agents.client.sender import httpx as openai_httpx
+from llmd_agents.hints.dialects import Surroundings
 from tests.recording import Reply, recording_server
 
 BODY: Any = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -80,6 +81,22 @@ def test_dialects_add_headers_and_members_and_leave_the_callers_own() -> None:
     assert theirs.headers["x-session-id"] == "mine"
     assert ours.hints.step.id == "s1"
     assert recorded.steps[1].extends == recorded.steps[0].digest  # the body was read before it was changed
+
+
+def test_dialects_are_told_of_the_servers_and_of_the_branch() -> None:
+    with recording_server() as (recorded, url), OpenAI(base_url=url, api_key="k") as client:
+        instrument(
+            client,
+            dialects=["llm_d", "vllm", "dynamo"],
+            surroundings=Surroundings(objective="batch", orders_by_priority=True),
+        )
+        create: Any = client.chat.completions.create
+        with program("p", priority=70) as run, run.fork(1) as fork, fork.branch():
+            create(**BODY)
+    (call,) = recorded.calls
+    assert call.headers["x-llm-d-inference-objective"] == "batch"
+    assert call.json["priority"] < 0  # in vLLM, lower runs earlier
+    assert run.id in call.headers["x-dynamo-parent-trajectory-id"]
 
 
 def test_async_clients_speak_dialects_too() -> None:
