@@ -1,10 +1,11 @@
-"""Engines with nothing of this project in them, as a router finds most: chat completions and metrics."""
+"""Engines with nothing of this project in them, as a router finds most: model calls and metrics."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
 from llmd_agents.engine import EngineProfile, EngineServer
+from llmd_agents.router.routes import GENERATING
 from llmd_agents.serving import Receive, Scope, Send, read_body, send_bytes
 from tests.stack.servers import FAST, given_again, small_profile
 
@@ -14,8 +15,9 @@ WARM_UP = b"x-llmd-warm-up"
 
 @dataclass
 class Seen:
-    """A chat completion as it reached an engine."""
+    """A model call as it reached an engine."""
 
+    path: str
     headers: dict[bytes, bytes]
     body: Any
 
@@ -31,7 +33,7 @@ class PlainEngine:
         plugged: whether the interface is there after all.
         priorities: whether a priority that is not 0 is taken, rather than refused.
         metrics: what `/metrics` says instead; a status, a text or None.
-        seen: the chat completions that came.
+        seen: the model calls that came.
     """
 
     def __init__(
@@ -68,9 +70,9 @@ class PlainEngine:
                     text = self.metrics if isinstance(self.metrics, bytes) else b""
                     await send_bytes(send, status, text, b"text/plain")
                     return
-            if path == CHAT:
+            if path in GENERATING and scope["method"] == "POST":
                 data = await read_body(receive, limit=1 << 24)
-                self.seen.append(Seen(dict(scope["headers"]), json.loads(data)))
+                self.seen.append(Seen(path, dict(scope["headers"]), json.loads(data)))
                 if self.seen[-1].body.get("priority") and not self.priorities:
                     message = (
                         b'{"error": {"message": "Got priority -40 but Priority scheduling is not enabled."}}'

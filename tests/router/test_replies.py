@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmd_agents.router.replies import EventSplitter, UsageFilter, usage_of
+from llmd_agents.router.replies import EventSplitter, UsageFilter, id_of, usage_of
 from llmd_agents.runtime import Usage
 
 
@@ -43,6 +43,61 @@ def test_usage_beside_content_is_never_hidden() -> None:
     assert filter_.usage == Usage(9, 4, 2)
 
 
+def response_event(kind: str, end: bytes = b"\n", **members: Any) -> bytes:
+    data = json.dumps({"type": f"response.{kind}", "sequence_number": 0, **members}).encode()
+    return b"event: response." + kind.encode() + end + b"data: " + data + end + end
+
+
+RESPONSE_USAGE = {"input_tokens": 9, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 4}}
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("last", ["completed", "incomplete"])
+def test_a_responses_stream_tells_its_id_first_and_its_usage_last(end: bytes, last: str) -> None:
+    filter_ = UsageFilter(hide=True)
+    seen = []
+    for event_ in (
+        response_event("created", end, response={"id": "resp_1", "usage": None}),
+        response_event("in_progress", end, response={"id": "resp_1"}),
+        response_event("output_item.added", end, item={"type": "message", "content": []}),
+        response_event("output_text.delta", end, delta='"usage": {"input_tokens": 1}'),
+        response_event(last, end, response={"id": "resp_1", "usage": RESPONSE_USAGE}),
+    ):
+        assert filter_.feed(event_) == event_
+        seen.append((filter_.response_id, filter_.begun, filter_.usage))
+    assert seen == [
+        ("resp_1", False, None),
+        ("resp_1", False, None),
+        ("resp_1", True, None),
+        ("resp_1", True, None),
+        ("resp_1", True, Usage(9, 4, 2)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "event_",
+    [
+        b"event: response.created\ndata: {\n\n",
+        b"event: response.created\ndata: [1]\n\n",
+        b'event: response.created\ndata: {"response": 7}\n\n',
+        b'event: response.created\ndata: {"response": {"id": 7}}\n\n',
+        b"event: response.created\n\n",
+        b"event: response.\n\n",
+        b"event: response.completed\ndata: \xff\n\n",
+    ],
+)
+def test_what_cannot_be_read_of_a_response_passes(event_: bytes) -> None:
+    filter_ = UsageFilter(hide=True)
+    assert filter_.feed(event_) == event_
+    assert (filter_.response_id, filter_.usage) == (None, None)
+
+
+def test_ids() -> None:
+    assert id_of(b'{"id": "resp_1", "usage": null}') == "resp_1"
+    for other in (b"[]", b"{}", b'{"id": 7}', b"\xff"):
+        assert id_of(other) is None
+
+
 @pytest.mark.parametrize("blank", [b"\n\n", b"\r\n\r\n", b"\r\r"])
 def test_every_kind_of_blank_line_ends_an_event(blank: bytes) -> None:
     splitter = EventSplitter()
@@ -57,6 +112,7 @@ def test_every_kind_of_blank_line_ends_an_event(blank: bytes) -> None:
     ("body", "usage"),
     [
         ({"usage": USAGE}, Usage(9, 4, 2)),
+        ({"usage": RESPONSE_USAGE}, Usage(9, 4, 2)),
         ({"usage": {"prompt_tokens": 9, "completion_tokens": 2}}, Usage(9, None, 2)),
         ({"usage": None}, None),
         ({"error": {}}, None),

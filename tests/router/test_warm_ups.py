@@ -12,8 +12,8 @@ from llmd_agents.router.warm_ups import UNDER_WAY_MAX, WAITING_MAX, WarmUps, war
 from llmd_agents.runtime import Issued
 
 
-def call(body: bytes | None, *headers: tuple[str, str]) -> Outgoing:
-    return Outgoing("POST", "/v1/chat/completions", headers, body)
+def call(body: bytes | None, *headers: tuple[str, str], path: str = "/v1/chat/completions") -> Outgoing:
+    return Outgoing("POST", path, headers, body)
 
 
 def warmed(**fields: Any) -> dict[str, Any]:
@@ -35,6 +35,27 @@ def test_what_may_not_stand_beside_one_token_is_overridden() -> None:
         "model": "m", "messages": [], "cache_salt": "s", "max_tokens": 1, "max_completion_tokens": None,
         "n": 1, "min_tokens": 0, "priority": 7, "stream": False, "stream_options": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "added"),
+    [
+        ("/v1/completions", {"max_tokens": 1, "stream": False, "best_of": None, "n": 1}),
+        ("/v1/responses", {"max_output_tokens": 1, "stream": False, "store": False, "background": False}),
+        (
+            "/v1/%72esponses?x=1",
+            {"max_output_tokens": 1, "stream": False, "store": False, "background": False},
+        ),
+    ],
+)
+def test_each_route_has_its_own_way_to_ask_for_one_token(path: str, added: dict[str, Any]) -> None:
+    asked = (
+        {"prompt": "x", "n": 2, "best_of": 2} if "store" not in added else {"input": "x", "background": True}
+    )
+    request = warm_up_of(call(json.dumps(asked).encode(), path=path), None)
+    assert request is not None
+    assert request.path == path
+    assert json.loads(request.body or b"") == {**asked, **added}
 
 
 def test_its_headers_make_it_no_step_of_a_program() -> None:

@@ -49,6 +49,25 @@ def test_the_longest_resident_prefix_of_each_engine() -> None:
     assert held(contexts, "abc") == {"two": 100}
 
 
+def test_what_extends_a_known_context_is_as_deep_as_that() -> None:
+    contexts = Contexts()
+    contexts.declare(None, segments("abc"))
+    # Lineage: named after the first part, it stands for all that was said.
+    lineage = Segment(type=SegmentType.CONVERSATION_TURN, digest=digest("L"), size=50)
+    contexts.declare(digest("abc"), [lineage])
+    more = Segment(type=SegmentType.CONVERSATION_TURN, digest=digest("Ld"), size=10)
+    small = lineage.model_copy(update={"size": 3})
+    assert contexts.declare(None, [*segments("a"), small, more]) == digest("Ld")
+    path = [(context.digest, context.depth) for context in contexts.path(digest("Ld"))]
+    assert path == [
+        (digest("Ld"), 360),
+        (digest("L"), 350),
+        (digest("abc"), 300),
+        (digest("ab"), 200),
+        (digest("a"), 100),
+    ]
+
+
 def test_a_snapshot_replaces_what_was_known() -> None:
     contexts = Contexts()
     contexts.declare(None, segments("abc"))

@@ -84,6 +84,7 @@ def faulted_run(seed: int, *, tenants: bool = False) -> list[bytes]:
             case _:
                 runtime.tick(story.at)
                 plain = chain({"model": "m", "messages": [{"role": "user", "content": f"plain {turn}"}]})
+                runtime.continued("default", bytes([turn % 256]) * 16, plain[-1].digest, turn, story.at)
                 runtime.arrive(Arrival("default", 100, story.at, links=plain))
     runtime.set_mode(Mode.OBSERVE, story.at)
     return lines

@@ -124,3 +124,58 @@ def test_errors_keep_their_type(servers: Stack) -> None:
         with pytest.raises(openai.NotFoundError):
             client.embeddings.create(model="m", input="x")
         assert [model.id for model in client.models.list()]
+
+
+def test_completions(servers: Stack) -> None:
+    with OpenAI(base_url=f"{servers.router}/v1", api_key="k") as client:
+        instrument(client)
+        whole = client.completions.create(model="m", prompt="once " * 500, max_tokens=9)
+        parts = list(client.completions.create(model="m", prompt="once " * 500, max_tokens=9, stream=True))
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 9
+
+
+def test_responses(servers: Stack) -> None:
+    with OpenAI(base_url=f"{servers.router}/v1", api_key="k") as client:
+        instrument(client)
+        first = client.responses.create(model="m", input="begin " * 500, instructions="Be brief.")
+        with client.responses.stream(
+            model="m", input="go on", instructions="Be brief.", previous_response_id=first.id
+        ) as stream:
+            second = stream.get_final_response()
+        replayed = client.responses.create(
+            model="m",
+            instructions="Be brief.",
+            input=[
+                {"role": "user", "content": "begin " * 500},
+                {"role": "assistant", "content": first.output_text},
+                {"role": "user", "content": "go on"},
+            ],
+        )
+        assert second.output_text == replayed.output_text
+        assert second.usage is not None
+        assert second.usage.input_tokens_details.cached_tokens > 700
+        assert client.responses.retrieve(second.id).output_text == second.output_text
+        client.responses.delete(second.id)
+        with pytest.raises(openai.NotFoundError):
+            client.responses.retrieve(second.id)
+        with pytest.raises(openai.NotFoundError) as raised:
+            client.responses.create(model="m", input="go on", previous_response_id=second.id)
+        assert raised.value.code == "previous_response_not_found"
+
+
+def test_async_responses_and_completions(servers: Stack) -> None:
+    async def main() -> None:
+        async with AsyncOpenAI(base_url=f"{servers.router}/v1", api_key="k") as client:
+            instrument(client)
+            whole, text = await asyncio.gather(
+                client.responses.create(model="m", input="hello"),
+                client.completions.create(model="m", prompt="hello", max_tokens=4),
+            )
+            async with client.responses.stream(model="m", input="hello") as stream:
+                assert (await stream.get_final_response()).output_text == whole.output_text
+            parts = await client.completions.create(model="m", prompt="hello", max_tokens=4, stream=True)
+            assert "".join([part.choices[0].text async for part in parts]) == text.choices[0].text
+
+    asyncio.run(main())
