@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from llmd_agents.doctor_cli import doctor
 from llmd_agents.hints_cli import app as hints_app
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 app.add_typer(hints_app, name="hints")
+app.command()(doctor)
 
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 UntilStdinCloses = Annotated[bool, typer.Option("--until-stdin-closes", hidden=True)]
