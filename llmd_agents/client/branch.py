@@ -12,6 +12,7 @@ from .asked import AskedTools
 from .clock import event_time
 from .history import BranchRecord
 from .join import Join
+from .live_lint import forget
 from .loop import loop_positions
 from .observer import tell
 from .trail import Trail
@@ -147,3 +148,4 @@ class Branch:
         """Ends the steps and calls of tools that are not over: the branch has ended."""
         self.trail.settle(outcome)
         self.asked.close(outcome)
+        forget(self)

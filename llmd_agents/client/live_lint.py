@@ -3,61 +3,78 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING
-
-from llmd_agents.linter import (
-    BadPrice,
-    Divergence,
-    Findings,
-    PrefixWarning,
-    PrefixWatch,
-    feed,
-    live_message,
-    prices_from_environment,
-)
 
 from .quiet import faults
 
 if TYPE_CHECKING:
-    from llmd_agents.linter import Prices
+    from llmd_agents.linter import PrefixWatch, Prices
 
     from .branch import Branch
     from .steps import PendingStep
 
-# One for all programs of the process, so that what it remembers is bounded however many run at once.
-_watch = PrefixWatch()
-_findings = Findings()
+
+class LiveLint:
+    """One for all programs of the process, so that what it remembers is bounded however many run at once."""
+
+    def __init__(self) -> None:
+        # Imported with the first call: who only imports the client does not wait for it.
+        from llmd_agents import linter
+
+        self._linter = linter
+        self._watch: PrefixWatch = linter.PrefixWatch()
+        self._findings = linter.Findings()
+
+    def compare(self, pending: PendingStep, content: bytes) -> None:
+        """Compares a request with what its branch sent before; warns once per cause."""
+        key, links = _key(pending.branch), pending.prompt.links
+        self._linter.feed(key, content, links)
+        found = self._watch.observe(key, content, links)
+        if isinstance(found, self._linter.Divergence):
+            pending.record.divergence = found
+            if self._findings.add(found):
+                message = self._linter.live_message(found, self._prices())
+                warnings.warn(message, self._linter.PrefixWarning, stacklevel=3)
+
+    def learn(self, pending: PendingStep) -> None:
+        """Learns from an answer how many bytes a token has."""
+        if pending.record.input_tokens is not None:
+            self._watch.learn(pending.record.prompt_bytes, pending.record.input_tokens)
+
+    def forget(self, branch: Branch) -> None:
+        """Frees what is remembered of a branch that has ended."""
+        self._watch.forget(_key(branch))
+
+    def _prices(self) -> Prices | None:
+        try:
+            return self._linter.prices_from_environment()
+        except self._linter.BadPrice as error:
+            warnings.warn(str(error), stacklevel=4)
+            return None
+
+
+@cache
+def _live() -> LiveLint:
+    return LiveLint()
 
 
 def lint(pending: PendingStep, content: bytes) -> None:
-    """Compares a request with what its branch sent before; warns once per cause."""
+    """Looks at a request that is about to be sent."""
     with faults("a prompt was not compared with the one before"):
-        key, links = _key(pending.branch), pending.prompt.links
-        feed(key, content, links)
-        found = _watch.observe(key, content, links)
-        if isinstance(found, Divergence):
-            pending.record.divergence = found
-            if _findings.add(found):
-                warnings.warn(live_message(found, _prices()), PrefixWarning, stacklevel=2)
+        _live().compare(pending, content)
 
 
 def learn(pending: PendingStep) -> None:
-    """Learns from an answer how many bytes a token has."""
-    if pending.record.input_tokens is not None:
-        _watch.learn(pending.record.prompt_bytes, pending.record.input_tokens)
+    """Looks at a step that was answered."""
+    with faults("the length of tokens was not learned"):
+        _live().learn(pending)
 
 
 def forget(branch: Branch) -> None:
-    """Frees what is remembered of a branch that has ended."""
-    _watch.forget(_key(branch))
-
-
-def _prices() -> Prices | None:
-    try:
-        return prices_from_environment()
-    except BadPrice as error:
-        warnings.warn(str(error), stacklevel=2)
-        return None
+    """Takes note that a branch has ended."""
+    if branch.trail.newest is not None:
+        _live().forget(branch)
 
 
 def _key(branch: Branch) -> str:
