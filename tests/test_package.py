@@ -30,4 +30,12 @@ def test_importing_the_client_loads_no_server_and_no_framework() -> None:
         "typer",
         "rich",
         "yaml",
+        "http_sf",
     }
+
+
+def test_importing_the_client_loads_nothing_of_what_routers_say_to_engines() -> None:
+    code = "import sys, llmd_agents; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    parts = {"directives", "residency", "retention"}
+    assert not {f"llmd_agents.hints.{part}" for part in parts} & set(loaded.split())

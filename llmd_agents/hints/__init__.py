@@ -3,29 +3,13 @@
 This package imports nothing else of the project, so that an engine can install it alone.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .ack import ACK_HEADER, Ack, decode_ack, encode_ack
 from .canonical import canonical, canonical_message
 from .context_items import UnreadableContext
 from .digest import Link, chain, lineage_digest
-from .directives import (
-    KV_EXPORT_PATH,
-    KV_PATH,
-    Demote,
-    Directive,
-    DirectiveOutcome,
-    EngineKv,
-    EngineRates,
-    Message,
-    Outcomes,
-    Prefetch,
-    Release,
-    Result,
-    Retain,
-    Warm,
-    decode_directives,
-    decode_outcomes,
-    encode_directives,
-)
 from .errors import HintsTooLong, UnreadableHints
 from .events import (
     EVENTS_PATH,
@@ -58,9 +42,30 @@ from .models import (
     SegmentType,
     Step,
 )
-from .residency import RESIDENCY_PATH, ResidencyBatch, ResidencyChange, Tier, residency_scope
-from .retention import Budget, Estimate, Held, eviction_order, residual
 from .segments import segments_of
+
+if TYPE_CHECKING:
+    from .directives import (
+        KV_EXPORT_PATH,
+        KV_PATH,
+        Demote,
+        Directive,
+        DirectiveOutcome,
+        EngineKv,
+        EngineRates,
+        Message,
+        Outcomes,
+        Prefetch,
+        Release,
+        Result,
+        Retain,
+        Warm,
+        decode_directives,
+        decode_outcomes,
+        encode_directives,
+    )
+    from .residency import RESIDENCY_PATH, ResidencyBatch, ResidencyChange, Tier, residency_scope
+    from .retention import Budget, Estimate, Held, eviction_order, residual
 
 __all__ = [
     "ACK_HEADER",
@@ -136,3 +141,40 @@ __all__ = [
     "residual",
     "segments_of",
 ]
+
+# What routers and engines say to each other: an application that imports its client does not wait for it.
+_LATER = {
+    **dict.fromkeys(
+        (
+            "KV_EXPORT_PATH",
+            "KV_PATH",
+            "Demote",
+            "Directive",
+            "DirectiveOutcome",
+            "EngineKv",
+            "EngineRates",
+            "Message",
+            "Outcomes",
+            "Prefetch",
+            "Release",
+            "Result",
+            "Retain",
+            "Warm",
+            "decode_directives",
+            "decode_outcomes",
+            "encode_directives",
+        ),
+        "directives",
+    ),
+    **dict.fromkeys(
+        ("RESIDENCY_PATH", "ResidencyBatch", "ResidencyChange", "Tier", "residency_scope"), "residency"
+    ),
+    **dict.fromkeys(("Budget", "Estimate", "Held", "eviction_order", "residual"), "retention"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    return value

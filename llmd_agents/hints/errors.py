@@ -9,12 +9,16 @@ A field with a bad value raises pydantic's ValidationError where the model is bu
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from pydantic import ValidationError
 
 from .context_items import UnreadableContext
 
 __all__ = ["HintsTooLong", "UnreadableContext", "UnreadableHints", "first_problem"]
+
+
+PROBLEM_MAX_CHARS: Final = 300
 
 
 class HintsTooLong(ValueError):
@@ -26,9 +30,9 @@ class UnreadableHints(ValueError):
 
 
 def problems(error: ValidationError) -> Iterator[tuple[tuple[int | str, ...], str]]:
-    """Yields where each of pydantic's complaints is, and what it says."""
+    """Yields where each of pydantic's complaints is, and what it says, shortened: it may repeat its input."""
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        yield problem["loc"], problem["msg"].removeprefix("Value error, ")
+        yield problem["loc"], problem["msg"].removeprefix("Value error, ")[:PROBLEM_MAX_CHARS]
 
 
 def first_problem(error: ValidationError) -> str:
