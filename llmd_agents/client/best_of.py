@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .fork import Fork
+    from .branch import Branch
     from .run import Run
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class _Attempts(Generic[T]):
         self._errors.append(error)
         self._run.here().end("error")
 
-    def best(self, fork: Fork) -> Best[T]:
+    def best(self, branches: dict[int, Branch]) -> Best[T]:
         """Chooses the best, the first of equals; the other branches are given up as the fork's block ends."""
         if not self._results:
             if len(self._errors) == 1:
@@ -61,7 +61,7 @@ class _Attempts(Generic[T]):
             raise ExceptionGroup(f"all {len(self._errors)} attempts failed", self._errors)
         scores = {index: score for index, score in enumerate(self._scores) if score is not None}
         index = max(scores, key=lambda one: scores[one])
-        fork.end_kept(index, "ok")
+        branches[index].end("ok")
         return Best(self._results[index], scores[index], index, tuple(self._scores), tuple(self._errors))
 
 
@@ -87,9 +87,9 @@ def best_in_threads(
             attempts.failed(error)
 
     with run.fork(count, name=name) as fork:
-        fork.keep_open()
+        branches = fork.keep_open()
         fork.map(make, range(count), limit=limit)
-        return attempts.best(fork)
+        return attempts.best(branches)
 
 
 async def best_in_tasks(
@@ -112,9 +112,9 @@ async def best_in_tasks(
             attempts.failed(error)
 
     async with run.fork(count, name=name) as fork:
-        fork.keep_open()
+        branches = fork.keep_open()
         await fork.map(make, range(count), limit=limit)
-        return attempts.best(fork)
+        return attempts.best(branches)
 
 
 def is_async(function: Callable[..., object]) -> bool:

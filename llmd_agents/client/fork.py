@@ -44,7 +44,7 @@ class Fork:
         self._open: dict[int, Branch] = {}
         self._over: list[range] = []
         self._joined = False
-        self._keeps = False
+        self._kept: dict[int, Branch] | None = None
         self._lock = threading.Lock()
 
     def branch(self) -> BranchBlock:
@@ -86,9 +86,11 @@ class Fork:
         return branch
 
     def _end(self, index: int, branch: Branch, error: type[BaseException] | None) -> None:
-        if error is not None or not self._keeps:
-            with self._lock:
-                self._open.pop(index, None)
+        with self._lock:
+            self._open.pop(index, None)
+        if self._kept is not None and error is None:
+            self._kept[index] = branch
+        else:
             branch.end(outcome_of(error))
 
     def _end_all(self, indices: range, outcome: Outcome) -> None:
@@ -112,12 +114,10 @@ class Fork:
         winners = sorted(race.winners, key=_index) if self.join == "all" else race.winners
         return [result for _, result in winners]
 
-    def keep_open(self) -> None:
-        """Leaves branches open when their code returns, until `end_kept` or the end of the fork's block."""
-        self._keeps = True
-
-    def end_kept(self, index: int, outcome: Outcome) -> None:
-        self._end_all(range(index, index + 1), outcome)
+    def keep_open(self) -> dict[int, Branch]:
+        """Leaves branches open whose code returns; gives them, by index, to the caller to end."""
+        self._kept = {}
+        return self._kept
 
     def close(self, *, failed: bool) -> None:
         """Ends the branches that are still open as the block is left."""
@@ -125,6 +125,8 @@ class Fork:
             self._joined = True
         given_up: Outcome = "abandoned" if self.join == "all" and not failed else "cancelled"
         self._end_all(range(self.width), given_up)
+        for branch in (self._kept or {}).values():
+            branch.end(given_up)
 
 
 class BranchBlock:

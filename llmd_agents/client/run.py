@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from llmd_agents.hints import Event, Forecast, Outcome, Step
+    from llmd_agents.linter import Prices
 
     from .best_of import Best
     from .join import Join
+    from .report import Report
 
 T = TypeVar("T")
 
@@ -204,7 +206,7 @@ class Run:
         kind: str | None = None,
         agent: str | None = None,
         forecast: Forecast | None = None,
-        after: Iterable[str | Branch | None] = (),
+        after: str | Branch | Iterable[str | Branch | None] = (),
     ) -> Iterator[None]:
         """Labels the steps made inside the block: what they are for, which agent makes them, what follows.
 
@@ -212,7 +214,7 @@ class Run:
             plan = await client.chat.completions.create(...)
 
         Args:
-            after: what the first step inside had to wait for beside its own branch: ids of steps or forks, as
+            after: what the first step inside waited for beside its own branch: ids of steps or forks, as
                 `last_step` gives them, or branches.
 
         Raises:
@@ -240,6 +242,20 @@ class Run:
         """
         parent = self.here()
         return HandOverBlock(parent, ForkBlock(parent, self._handover_ids.next(), 1, name, "all"))
+
+    def report(self, *, prices: Prices | None = None) -> Report:
+        """Tells what the program did so far and what to change: `print` it, or see its `to_html`.
+
+        Args:
+            prices: what tokens cost; by default what the variables `LLMD_AGENTS_PRICE_INPUT` and
+                `LLMD_AGENTS_PRICE_CACHED` say.
+
+        Raises:
+            BadPrice: (a ValueError) if these cannot be read.
+        """
+        from .report import report_of
+
+        return report_of(self.history, prices=prices, events_dropped=self.outbox.dropped)
 
     def __enter__(self) -> Self:
         if self._entry is not None:
@@ -279,9 +295,9 @@ def _continued(run: Run, step: Step, own: str) -> Branch:
     return Branch(run, f"{own}{ROOT_BRANCH}", parents=(step.id,))
 
 
-def _ids(after: Iterable[str | Branch | None]) -> tuple[str, ...]:
+def _ids(after: str | Branch | Iterable[str | Branch | None]) -> tuple[str, ...]:
     found: list[str] = []
-    for one in (after,) if isinstance(after, str) else after:
+    for one in (after,) if isinstance(after, str | Branch) else after:
         if isinstance(one, Branch):
             found += one.frontier
         elif one is not None:

@@ -25,15 +25,13 @@ class Wire:
         self.hints: dict[str, list[Hints | None]] = {}
         self.events: list[Event] = []
         self.refused: set[str] = set()
-        transport = httpx.MockTransport(self._answer)
-        self._sync = attach(httpx.Client(transport=transport))
-        self._async = attach(httpx.AsyncClient(transport=transport))
+        self._sync = attach(httpx.Client(transport=httpx.MockTransport(self._answer)))
+        self._async = attach(httpx.AsyncClient(transport=httpx.MockTransport(self._answer_later)))
 
     def call(self, text: str) -> None:
         self._sync.post(f"{ORIGIN}/v1/chat/completions", json=_body(text))
 
     async def acall(self, text: str) -> None:
-        await asyncio.sleep(0)
         await self._async.post(f"{ORIGIN}/v1/chat/completions", json=_body(text))
 
     def step(self, text: str) -> Step:
@@ -66,6 +64,11 @@ class Wire:
         header = request.headers.get("x-llmd-hints")
         self.hints.setdefault(text, []).append(None if header is None else decode_hints(header).hints)
         return httpx.Response(400 if text in self.refused else 200, json={})
+
+    async def _answer_later(self, request: Any) -> Any:
+        answer = self._answer(request)
+        await asyncio.sleep(0)  # calls of several tasks overlap
+        return answer
 
     # As a sender of events: nobody waits for it.
 
