@@ -22,6 +22,7 @@ from llmd_agents.hints.dialects import (
 )
 
 from .frame import current_frame
+from .handover import BAGGAGE_KEY, current_baggage
 from .implicit import ImplicitProgram
 from .live_lint import lint
 from .place import place_of
@@ -83,6 +84,8 @@ class _Hooks:
             place = place_of(request.url) if request.method == "POST" else None
             if place is not None and HINTS_HEADER not in request.headers:
                 self._add_hints(request, place)
+            elif place is None and self._hosts is not None:
+                _add_baggage(request)
 
     def _add_hints(self, request: _Request, place: Place) -> None:
         content = request.content
@@ -124,6 +127,12 @@ class _Hooks:
 
     async def on_response_async(self, response: _Response) -> None:
         self.on_response(response)
+
+
+def _add_baggage(request: _Request) -> None:
+    ours, theirs = current_baggage(), request.headers.get("baggage", "")
+    if ours is not None and BAGGAGE_KEY not in theirs:
+        request.headers["baggage"] = f"{theirs},{ours}" if theirs else ours
 
 
 def _change_body(request: Any, body: dict[str, Any] | None) -> None:
@@ -180,7 +189,8 @@ def attach(
     Args:
         dialects: as for `instrument`.
         surroundings: as for `instrument`.
-        hosts: names of the only hosts that hints may go to; any host by default.
+        hosts: names of the only hosts that hints may go to; any host by default. Other requests to the hosts
+            that are named carry the program's id, and nothing else of it, in W3C baggage.
 
     Raises:
         TypeError: if it is no such client.

@@ -53,6 +53,21 @@ def test_hints_go_only_to_the_hosts_that_are_named() -> None:
     assert ["x-llmd-hints" in call.headers for call in recorded.calls] == [False, True]
 
 
+def test_services_on_hosts_that_are_named_are_told_the_programs_id() -> None:
+    with recording_server() as (recorded, url), httpx.Client() as client, httpx.Client() as other:
+        attach(client, hosts=["127.0.0.1"])
+        attach(other)
+        with program("p") as run:
+            client.post(f"{url}/search", headers={"baggage": "tenant=a"})
+            client.get(f"{url}/search")
+            client.post(f"{url}/chat/completions", json=BODY)
+            client.post(f"{url.replace('127.0.0.1', 'localhost')}/search")
+            other.post(f"{url}/search")
+        client.get(f"{url}/search")
+    told = [request.headers.get("baggage") for request in recorded.requests if "agent" not in request.path]
+    assert told == [f"tenant=a,llmd-program={run.id}", f"llmd-program={run.id}", None, None, None, None]
+
+
 def test_what_is_no_http_client_is_refused() -> None:
     for thing in (None, object(), "http://127.0.0.1"):
         with pytest.raises(TypeError, match="httpx"):
