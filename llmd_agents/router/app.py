@@ -285,7 +285,7 @@ class Router:
         named = await self._response_needed(path, body)
         if named is not None and self._tenants.told_apart and self._stored.find(tenant, named) is None:
             # Engines do not tell tenants apart, and so would continue or show anyone's.
-            await send_error(send, 404, f"Response with id '{named}' not found.", code="response_not_found")
+            await _refuse_stored(send, named, continued=response_named(path) is None)
             return
         call, headers = await self._decide(tenant, scope, body, named)
         hide_usage = False
@@ -550,6 +550,15 @@ class Router:
         with quiet.faults("the runtime failed; calls go on"):
             take_in(*what, time.time())
         self._actuators.changed()
+
+
+async def _refuse_stored(send: Send, response_id: str, *, continued: bool) -> None:
+    if continued:
+        message, param = f"Previous response with id '{response_id}' not found.", "previous_response_id"
+        await send_error(send, 404, message, param=param, code="previous_response_not_found")
+    else:
+        message = f"Response with id '{response_id}' not found."
+        await send_error(send, 404, message, code="response_not_found")
 
 
 def _opened(path: Path | None) -> RecordFile | None:

@@ -204,7 +204,7 @@ def test_one_tenants_responses_are_nothing_to_another() -> None:
                 for data in (body, f'{{"{key}": null, {body[1:]}', f'{{"x": "\\ud800", {body[1:]}'):
                     refused = blue.post(PATH, content=data)
                     assert refused.status_code == 404
-                    assert refused.json()["error"]["code"] == "response_not_found"
+                    assert refused.json()["error"]["code"] == "previous_response_not_found"
             assert red.get(f"{PATH}/{made['id']}").json() == made
 
 
