@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 import llmd_agents
-from llmd_agents import bench, client, engine, hints, router, runtime
+from llmd_agents import bench, client, engine, hints, linter, router, runtime
 
 
 def test_public_names_exist_and_are_sorted() -> None:
-    for module in (llmd_agents, bench, client, engine, hints, router, runtime):
+    for module in (llmd_agents, bench, client, engine, hints, linter, router, runtime):
         assert all(hasattr(module, name) for name in module.__all__)
         # Constants first, then classes, then functions, as ruff sorts them.
         assert len(set(module.__all__)) == len(module.__all__)

@@ -18,24 +18,22 @@ _MONTH = (
     r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?"
 )
 _DAY = r"(?:mon|tue(?:s)?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?"
-_TIMES = re.compile(
+_TIMES = (
     r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(?:Z|[+-]\d{2}:?\d{2})?)?"  # ISO 8601
     r"|\d{1,4}[/.]\d{1,2}[/.]\d{1,4}"
     r"|\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d{1,9})?)?(?:\s?[ap]m\b)?"
     rf"|\b{_MONTH}\s\d{{1,2}}(?:st|nd|rd|th)?,?(?:\s\d{{4}})?"
     rf"|\b\d{{1,2}}(?:st|nd|rd|th)?\s{_MONTH}(?:\s\d{{4}})?"
     rf"|\b{_MONTH}\s\d{{4}}\b|\b{_DAY}\b"
-    r"|\b[12]\d{9}(?:\d{3}|\d{6}|\d{9})?(?:\.\d{1,9})?(?!\d)",  # Unix time: s, ms, µs or ns
-    re.IGNORECASE,
+    r"|\b[12]\d{9}(?:\d{3}|\d{6}|\d{9})?(?:\.\d{1,9})?(?!\d)"  # Unix time: s, ms, µs or ns
 )
-_IDS = re.compile(
+_IDS = (
     r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
     r"|\b[0-9a-f]{8,64}\b"
     r"|\b[a-z]{2,12}[-_][a-z0-9]{6,64}\b"  # call_…, req-…
-    r"|\b[a-z0-9]{16,64}\b",
-    re.IGNORECASE,
+    r"|\b[a-z0-9]{16,64}\b"
 )
-_NUMBERS = re.compile(r"\d{1,20}(?:[.,]\d{1,20})?")
+_NUMBERS = r"\d{1,20}(?:[.,]\d{1,20})?"
 
 
 def volatile_cause(before: str, at_before: int, after: str, at_after: int) -> Cause | None:
@@ -55,9 +53,10 @@ def volatile_cause(before: str, at_before: int, after: str, at_after: int) -> Ca
     return None
 
 
-def _around(pattern: re.Pattern[str], text: str, at: int) -> Iterator[re.Match[str]]:
+def _around(pattern: str, text: str, at: int) -> Iterator[re.Match[str]]:
     start = max(at - _WINDOW, 0)
-    for match in pattern.finditer(text, start, at + _WINDOW):
+    # Compiled where a prompt first diverges, not on import: most programs never get here.
+    for match in re.compile(pattern, re.IGNORECASE).finditer(text, start, at + _WINDOW):
         if match.start() <= at <= match.end():
             yield match
 

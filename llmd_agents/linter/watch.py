@@ -134,7 +134,7 @@ class PrefixWatch:
         with self._lock:
             try:
                 return self._observe(branch, body, links, parsed)
-            except UnreadablePrompt:
+            except (UnreadablePrompt, RecursionError):
                 return None
 
     def forget(self, branch: str) -> None:

@@ -247,6 +247,24 @@ def test_hostile_bodies_are_no_finding_and_no_error(data: bytes) -> None:
     assert observe(watch, continued(agent())) is None
 
 
+@linked
+@pytest.mark.parametrize("depth", [100, 400, 900])
+def test_deeply_nested_tools_are_compared_or_passed_over(depth: int, linked: bool) -> None:
+    def body(inmost: str) -> bytes:
+        nested = '{"a":' * depth + f'"{inmost}"' + "}" * depth
+        return f'{{"tools":[{nested}],"messages":[{{"role":"user","content":"What?"}}]}}'.encode()
+
+    watch = PrefixWatch()
+    for inmost in ("x", "y", "x"):
+        data = body(inmost)
+        try:
+            links = chain(json.loads(data)) if linked else ()
+        except (UnreadableContext, RecursionError):
+            links = ()
+        found = watch.observe("b", data, links)
+        assert found is None or (isinstance(found, Divergence) and found.cause is Cause.CHANGED_TOOLS)
+
+
 def test_names_out_of_a_body_are_not_repeated() -> None:
     watch = PrefixWatch()
     body = agent()
