@@ -18,7 +18,6 @@ from llmd_agents.hints.dialects import (
     apply_body,
     apply_headers,
     client_dialects,
-    is_openai,
 )
 
 from .frame import current_frame
@@ -91,13 +90,12 @@ class _Hooks:
         content = request.content
         pending = begin_step(content, place, current_frame(), self._implicit)
         request.extensions[_EXTENSION] = pending
-        provider = is_openai(place.server)
-        if not provider:
+        if not place.openai:
             request.headers[HINTS_HEADER] = pending.header()
             pending.branch.run.outbox.add_sender(
                 sender_for(place.events), request.headers.get("authorization")
             )
-        if dialects := (*self._dialects, "openai") if provider else self._dialects:
+        if dialects := (*self._dialects, "openai") if place.openai else self._dialects:
             with faults("no dialect for a call"):
                 parent = pending.branch.parent
                 around = replace(self._surroundings, parent_branch=None if parent is None else parent.id)

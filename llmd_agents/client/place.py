@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmd_agents.hints import EVENTS_PATH
+from llmd_agents.hints.dialects import is_openai
 
 from .recent import Recent
 
@@ -23,11 +24,13 @@ class Place:
     Attributes:
         server: the API's base URL.
         events: where its lifecycle events are posted.
+        openai: whether it is OpenAI's own.
     """
 
     route: Route
     server: str
     events: str
+    openai: bool
 
 
 _places: Recent[str, tuple[Place | None]] = Recent(1024)
@@ -49,5 +52,5 @@ def _place(url: Any) -> Place | None:
     for route in _ROUTES:
         if path.endswith(f"/{route}"):
             base = str(url.copy_with(path=path.removesuffix(f"/{route}"), query=None)).rstrip("/")
-            return Place(route, base, base + EVENTS_PATH.removeprefix("/v1"))
+            return Place(route, base, base + EVENTS_PATH.removeprefix("/v1"), is_openai(base))
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128_digest
@@ -26,7 +27,7 @@ from .observer import tell
 from .prompt import Prompt, read_prompt
 
 if TYPE_CHECKING:
-    from llmd_agents.hints import Outcome
+    from llmd_agents.hints import Ack, Outcome
 
     from .answer import Answer
     from .branch import Branch
@@ -100,7 +101,7 @@ class PendingStep:
         branch = self.branch
         branch.advance(self.hints.step.id, self.hints.step.parents)
         try:
-            record.ack = None if ack is None else decode_ack(ack)
+            record.ack = None if ack is None else _ack(ack)
         except UnreadableHints:
             record.ack = None
         if record.ack is not None and record.ack.resync:
@@ -144,6 +145,12 @@ class PendingStep:
             record.outcome, record.ended = outcome, history.now()
         self.branch.trail.close(self)
         tell(lambda observer: observer.step_ended(history, record))
+
+
+@lru_cache(maxsize=64)
+def _ack(value: str) -> Ack:
+    # Most acks of a server say the same.
+    return decode_ack(value)
 
 
 # The SDK retries within the task or thread that made the call, so the last attempt is found in its context.
