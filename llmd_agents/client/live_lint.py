@@ -78,4 +78,7 @@ def forget(branch: Branch) -> None:
 
 
 def _key(branch: Branch) -> str:
+    if branch.run.declared.name == "undeclared":
+        # Its branches are told apart by the prompts themselves: one that parts from its branch is on another.
+        return branch.run.id
     return f"{branch.run.id}:{branch.id}"

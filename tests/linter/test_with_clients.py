@@ -52,15 +52,16 @@ def test_a_recording_server_tells_whether_prompts_were_stable(instrumented: bool
                 assert_prefix_stable(server)
 
 
-def test_a_block_around_instrumented_clients() -> None:
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_block_around_instrumented_clients(declared: bool) -> None:
     with serving() as (_, client):
         instrument(client)
-        with assert_prefix_stable() as seen, program("chat"):
+        with assert_prefix_stable() as seen, program("chat") if declared else nullcontext():
             converse(client, changing=False)
         assert seen.requests == 3
         with (
             pytest.raises(AssertionError, match="message 0, byte 10"),
             assert_prefix_stable(),
-            program("chat"),
+            program("chat") if declared else nullcontext(),
         ):
             converse(client, changing=True)
