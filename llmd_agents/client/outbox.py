@@ -28,6 +28,11 @@ class Outbox:
         self._early: deque[Event] = deque(maxlen=EARLY_EVENTS_MAX)
         self._lock = threading.Lock()
 
+    @property
+    def dropped(self) -> int:
+        """Events, of any program of this process, that the servers in use did not get."""
+        return sum(getattr(sender, "dropped", 0) for sender in self._credentials)
+
     def add_sender(self, sender: Sender, authorization: str | None) -> None:
         """Adds a server, or notes the credential that the latest call to it used."""
         if self._credentials.get(sender, "") == authorization:

@@ -13,7 +13,6 @@ from llmd_agents import __version__
 
 from ..frame import current_frame
 from ..history import RECORDS_MAX, StepRecord
-
 from .attributes import (
     agent_attributes,
     branch_attributes,

@@ -46,7 +46,7 @@ def tree(spans: Sequence[ReadableSpan]) -> set[tuple[str, str | None]]:
 
 
 def linked(span: ReadableSpan, spans: Sequence[ReadableSpan]) -> list[Any]:
-    ids = {one.context.span_id: one.attributes["llmd.step.id"] for one in spans if is_step(one)}  # type: ignore[union-attr, index]
+    ids = {one.context.span_id: one.attributes["llmd.step.id"] for one in spans if is_step(one)}  # type: ignore[index]
     return [ids[link.context.span_id] for link in span.links]
 
 
@@ -319,8 +319,8 @@ def test_a_program_closed_in_another_context_logs_no_error(
 
     async def main() -> None:
         generator = in_a_generator(told)
-        await asyncio.create_task(generator.asend(None))  # type: ignore[arg-type]
-        await asyncio.create_task(generator.aclose())  # type: ignore[arg-type]
+        await asyncio.create_task(generator.asend(None))
+        await asyncio.create_task(generator.aclose())
         assert not trace.get_current_span().get_span_context().is_valid
 
     with caplog.at_level(logging.DEBUG):
