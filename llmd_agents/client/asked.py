@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -55,8 +54,9 @@ class AskedTools:
 
     def __init__(self, branch: Branch) -> None:
         self._branch = branch
-        self._open: OrderedDict[str, _Asked] = OrderedDict()
-        self._lifetimes: OrderedDict[str, Lifetime | float] = OrderedDict()
+        # In the order of asking. Plain dictionaries, for a fork has up to 100,000 branches.
+        self._open: dict[str, _Asked] = {}
+        self._lifetimes: dict[str, Lifetime | float] = {}
         self._lock = threading.Lock()
 
     def asked(self, step: str, calls: Sequence[tuple[str, str]]) -> None:
@@ -121,11 +121,11 @@ class AskedTools:
         call = OpenCall.begin(self._branch, self._own_id(call_id), tool, asked_by=step)
         with self._lock:
             self._open[call_id] = _Asked(call, teaches)
-            dropped = self._open.popitem(last=False)[1] if len(self._open) > OPEN_MAX else None
+            dropped = self._open.pop(next(iter(self._open))) if len(self._open) > OPEN_MAX else None
             if tool.result_lifetime is not None:
                 self._lifetimes[call_id] = tool.result_lifetime
                 if len(self._lifetimes) > LIFETIMES_MAX:
-                    self._lifetimes.popitem(last=False)
+                    del self._lifetimes[next(iter(self._lifetimes))]
         if dropped is not None:
             _end(dropped.call, "abandoned")
 
