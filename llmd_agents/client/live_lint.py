@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from functools import cache
 from typing import TYPE_CHECKING
@@ -9,10 +10,15 @@ from typing import TYPE_CHECKING
 from .quiet import faults
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from llmd_agents.linter import PrefixWatch, Prices
 
     from .branch import Branch
     from .steps import PendingStep
+
+
+_BELOW_APPLICATION = frozenset(("llmd_agents", "httpx", "httpx2", "openai", "contextlib"))
 
 
 class LiveLint:
@@ -35,7 +41,7 @@ class LiveLint:
             pending.record.divergence = found
             if self._findings.add(found):
                 message = self._linter.live_message(found, self._prices())
-                warnings.warn(message, self._linter.PrefixWarning, stacklevel=3)
+                _warn(message, self._linter.PrefixWarning)
 
     def learn(self, pending: PendingStep) -> None:
         """Learns from an answer how many bytes a token has."""
@@ -50,7 +56,7 @@ class LiveLint:
         try:
             return self._linter.prices_from_environment()
         except self._linter.BadPrice as error:
-            warnings.warn(str(error), stacklevel=4)
+            _warn(str(error), UserWarning)
             return None
 
 
@@ -75,6 +81,18 @@ def forget(branch: Branch) -> None:
     """Takes note that a branch has ended."""
     if branch.trail.newest is not None:
         _live().forget(branch)
+
+
+def _warn(message: str, category: type[Warning]) -> None:
+    """Warns at the line of the application that made the call."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BELOW_APPLICATION:
+        frame = frame.f_back
+    if frame is None:
+        warnings.warn(message, category, stacklevel=2)
+    else:
+        name = frame.f_globals.get("__name__", "")
+        warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, name)
 
 
 def _key(branch: Branch) -> str:

@@ -1,0 +1,66 @@
+"""The linter beside running programs: one warning per cause, at the application's own line."""
+
+import inspect
+import warnings
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from llmd_agents import instrument, program
+from llmd_agents.linter import PrefixWarning
+from tests.recording import recording_server
+
+
+def call(client: OpenAI, said: Any) -> int:
+    client.chat.completions.create(model="m", messages=said)
+    return inspect.currentframe().f_lineno - 1  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def client() -> Any:
+    with recording_server() as (_, url), OpenAI(base_url=url, api_key="k") as made:
+        yield instrument(made)
+
+
+def turns(name: str, minutes: int) -> list[Any]:
+    clock = [
+        {"role": "system", "content": f"You are {name}. It is 2026-01-01T10:{minute:02}:00Z. " + "x" * 500}
+        for minute in range(minutes)
+    ]
+    said = [{"role": "user", "content": f"turn {number}"} for number in range(minutes)]
+    return [[clock[number], *said[: number + 1]] for number in range(minutes)]
+
+
+def test_a_timestamp_is_warned_of_once(client: OpenAI) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with program("p") as run:
+            lines = [call(client, said) for said in turns("a clock", 4)]
+    (warning,) = [one for one in caught if one.category is PrefixWarning]
+    assert (warning.filename, warning.lineno) == (__file__, lines[0])
+    assert "message 0" in str(warning.message)
+    assert "10:0" not in str(warning.message)  # nothing of what the prompt says
+    assert [record.divergence is not None for record in run.history.steps] == [False, True, True, True]
+
+
+def test_prompts_that_extend_each_other_are_fine(client: OpenAI) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with program("p") as run:
+            for said in turns("steady", 4):
+                call(client, said[1:])
+    assert all(record.divergence is None for record in run.history.steps)
+
+
+def test_a_price_that_cannot_be_read_is_told_and_the_finding_too(
+    client: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMD_AGENTS_PRICE_INPUT", "cheap")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with program("p"):
+            for said in turns("priceless", 2):
+                call(client, [{"role": "developer", "content": said[0]["content"]}, *said[1:]])
+    assert {warning.category for warning in caught} == {PrefixWarning, UserWarning}
+    assert any("cheap" in str(warning.message) for warning in caught)
