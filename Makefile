@@ -4,7 +4,7 @@ VENV_OPENAI2 := .venv-openai2
 VENV_VLLM := .venv-vllm
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-vllm vllm-demo vllm-effect vllm lint types imports docs docs-contract unit openai2 install format clean
+.PHONY: help demo test test-vllm bench-client vllm-demo vllm-effect vllm lint types imports docs docs-contract unit openai2 install format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.
 		-c $(VENV_OPENAI2)/constraints.txt -r requirements-openai2.txt -e '.[router]' \
 		pytest pytest-timeout hypothesis
 	@touch $@
+
+bench-client: install  ## Measure what the client costs a call, as JSON
+	@$(BIN)/python -m tests.benchmarks.bench_client
 
 test-vllm: $(VENV_VLLM)/installed  ## Run real vLLM engines on the CPU with what we add to them
 	@if [ -s $< ]; then cat $<; else cd integrations/vllm && ../../$(VENV_VLLM)/bin/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder; fi
