@@ -29,8 +29,8 @@ class ImplicitProgram:
         self._clock = clock
         self._run: Run | None = None
         self._branches: OrderedDict[str, Branch] = OrderedDict()
-        self._ends: dict[bytes, str] = {}
-        self._end_of: dict[str, bytes] = {}
+        self._by_end: dict[bytes, str] = {}
+        self._ends: dict[str, tuple[bytes, ...]] = {}
         self._ids = Counter("b")
         self._used_at = 0.0
         self._lock = threading.Lock()
@@ -51,33 +51,41 @@ class ImplicitProgram:
                 self._run.start()
             return Frame(self._continued(links) or self._begin(self._run))
 
-    def answered(self, branch: Branch, links: list[Link]) -> None:
-        """Notes how far the branch's context reaches now."""
+    def answered(self, branch: Branch, *ends: bytes) -> None:
+        """Notes how far the branch's context reaches now.
+
+        Args:
+            ends: digests by which a call may name that context.
+        """
         with self._lock:
             if branch.id in self._branches:
-                self._ends.pop(self._end_of.get(branch.id, b""), None)
-                self._ends[links[-1].digest] = branch.id
-                self._end_of[branch.id] = links[-1].digest
+                self._forget_ends(branch.id)
+                self._by_end.update(dict.fromkeys(ends, branch.id))
+                self._ends[branch.id] = ends
 
     def _continued(self, links: list[Link]) -> Branch | None:
         for link in reversed(links):
-            branch_id = self._ends.get(link.digest)
+            branch_id = self._by_end.get(link.digest)
             if branch_id is not None:
                 self._branches.move_to_end(branch_id)
                 return self._branches[branch_id]
         return None
+
+    def _forget_ends(self, branch_id: str) -> None:
+        for end in self._ends.pop(branch_id, ()):
+            self._by_end.pop(end, None)
 
     def _begin(self, run: Run) -> Branch:
         branch = Branch(run, self._ids.next())
         self._branches[branch.id] = branch
         if len(self._branches) > BRANCHES_MAX:
             oldest, given_up = self._branches.popitem(last=False)
-            self._ends.pop(self._end_of.pop(oldest, b""), None)
+            self._forget_ends(oldest)
             given_up.end("abandoned")
         return branch
 
     def _forget(self) -> None:
         self._run = None
         self._branches.clear()
+        self._by_end.clear()
         self._ends.clear()
-        self._end_of.clear()

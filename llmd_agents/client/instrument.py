@@ -111,7 +111,6 @@ class _Hooks:
             if isinstance(pending, PendingStep):
                 pending.on_answer(response.status_code, response.headers.get(ACK_HEADER))
                 if response.status_code < 400:
-                    self._implicit.answered(pending.branch, pending.prompt.links)
                     watch(response, pending)
 
     def on_failure(self, request: Any, outcome: Outcome) -> None:

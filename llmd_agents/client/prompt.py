@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from xxhash import xxh3_128_digest
 
 from llmd_agents.hints import Link, chain
+from llmd_agents.hints.context_items import PREVIOUS
 from llmd_agents.hints.digest import chain_after
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Prompt:
     tail: bytes = b""
     fingerprint: bytes = b""
     rest: str = ""
+
+    def lineage(self, response_id: str) -> bytes:
+        """Returns the digest by which a call names this prompt and the response to it (`lineage_digest`)."""
+        own = [link for link in self.links[: self.leading] if link.role != "previous"]
+        return chain_after(own[-1], {PREVIOUS: response_id})[-1].digest
 
     def new_items(self) -> Iterator[tuple[Link, Any]]:
         """Yields the messages or items that are new, or may be, with their links."""

@@ -39,15 +39,22 @@ if TYPE_CHECKING:
 class PendingStep:
     """A step whose request has been sent, until its answer is complete.
 
-    Attributes:
-        declared: whether the application declared the frame; otherwise it was inferred.
+    Args:
+        implicit: what inferred the frame; None if the application declared it.
+        content: hash of the body, by which a retry is recognised.
     """
 
     def __init__(
-        self, frame: Frame, declared: bool, place: Place, content: bytes, prompt: Prompt, hints: Hints
+        self,
+        frame: Frame,
+        implicit: ImplicitProgram | None,
+        place: Place,
+        content: bytes,
+        prompt: Prompt,
+        hints: Hints,
     ) -> None:
         self.frame = frame
-        self.declared = declared
+        self._implicit = implicit
         self.place = place
         self.prompt = prompt
         self.hints = hints
@@ -77,8 +84,8 @@ class PendingStep:
         if self.answered or self._content != content or self.place != place:
             return False
         if declared is None:
-            return not self.declared
-        return self.declared and declared.branch is self.branch
+            return self._implicit is not None
+        return self._implicit is None and declared.branch is self.branch
 
     def start(self) -> None:
         """Takes note of the step where the branch and the program keep theirs."""
@@ -100,6 +107,8 @@ class PendingStep:
         self.answered = True
         branch = self.branch
         branch.advance(self.hints.step.id, self.hints.step.parents)
+        if self._implicit is not None:
+            self._implicit.answered(branch, self.prompt.links[-1].digest)
         try:
             record.ack = None if ack is None else _ack(ack)
         except UnreadableHints:
@@ -131,6 +140,9 @@ class PendingStep:
             digest = self.prompt.links[-1].digest
             branch.run.context.note_answer(digest, answer.input_tokens, answer.output_tokens)
             learn(self)
+        if answer.response_id is not None and self._implicit is not None:
+            ends = (self.prompt.links[-1].digest, self.prompt.lineage(answer.response_id))
+            self._implicit.answered(branch, *ends)
         self.settle()
         if record.asked:
             branch.asked.asked(record.step, record.asked)
@@ -176,18 +188,14 @@ def begin_step(
     if last is not None and last.is_retried_by(fingerprint, place, declared):
         last.record.attempts += 1
         return last
-    if declared is None:
-        prompt = read_prompt(content, implicit.prompts())
-        frame = implicit.frame(prompt.links)
-    else:
-        frame = declared
-        prompt = read_prompt(content, frame.branch.run.context.prompts())
+    known = implicit.prompts() if declared is None else declared.branch.run.context.prompts()
+    prompt = read_prompt(content, known)
+    frame = declared or implicit.frame(prompt.links)
     branch = frame.branch
     _on_results(branch, prompt)
     branch.run.context.note_prompt(prompt)
-    pending = PendingStep(
-        frame, declared is not None, place, fingerprint, prompt, _hints(frame, place.server, prompt)
-    )
+    hints = _hints(frame, place.server, prompt)
+    pending = PendingStep(frame, implicit if declared is None else None, place, fingerprint, prompt, hints)
     _on_turn(branch, pending)
     pending.start()
     _last.set(pending)

@@ -13,6 +13,7 @@ _BY_ROLE = {
     None: SegmentType.TOOL_DEFINITION,
     "system": SegmentType.SYSTEM_PROMPT,
     "developer": SegmentType.SYSTEM_PROMPT,
+    "reasoning": SegmentType.REASONING_BRANCH,
 }
 
 

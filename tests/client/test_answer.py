@@ -114,7 +114,8 @@ def test_any_json_is_taken(value: Any) -> None:
 
 
 def test_absurd_counts_are_not_believed() -> None:
-    for count in (-1, 10**13, True, "7", 1.5, None, []):
+    counts: list[Any] = [-1, 10**13, True, "7", 1.5, None, []]
+    for count in counts:
         answer = read(json.dumps({"usage": {"prompt_tokens": count}}).encode(), streamed=False)
         assert answer.input_tokens is None
 

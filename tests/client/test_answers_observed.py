@@ -12,7 +12,7 @@ from llmd_agents import instrument, program
 from llmd_agents.client.history import StepRecord
 from llmd_agents.client.run import Run
 from llmd_agents.engine import EngineServer, load_profile
-from llmd_agents.hints import ToolFinished, ToolStarted
+from llmd_agents.hints import ToolFinished, ToolStarted, decode_hints
 from llmd_agents.serving import in_background
 from tests.recording import Recorded, Reply, recording_server
 
@@ -35,7 +35,7 @@ def test_tokens_of_every_way_to_read_a_chat_completion(engine: str) -> None:
         instrument(client)
         create: Any = client.chat.completions.create
         request: Any = {"model": "m", "messages": HELLO, "max_tokens": 8}
-        usage = {"include_usage": True}
+        usage: Any = {"include_usage": True}
 
         def whole() -> None:
             create(**request)
@@ -81,6 +81,20 @@ def test_tokens_of_the_other_routes(engine: str) -> None:
     assert all(record.input_tokens and record.output_tokens for record in run.history.steps)
     assert [record.parents for record in run.history.steps] == [(), ("s1",), ("s2",)]
     assert all(record.ack is not None or record.status == 200 for record in run.history.steps)
+
+
+def test_a_response_that_names_its_predecessor_continues_its_branch(engine: str) -> None:
+    with OpenAI(base_url=engine, api_key="k") as client:
+        instrument(client)
+        seen: list[Any] = []
+        client._client.event_hooks["request"].append(seen.append)
+        first = client.responses.create(model="m", input="one", max_output_tokens=16)
+        client.responses.create(model="m", input="another", max_output_tokens=16)
+        client.responses.create(model="m", input="two", previous_response_id=first.id, max_output_tokens=16)
+    hints = [decode_hints(request.headers["x-llmd-hints"]).hints for request in seen]
+    assert [found.step.branch for found in hints if found] == ["b1", "b2", "b1"]
+    assert hints[2] is not None
+    assert hints[2].step.parents == ("s1",)
 
 
 def test_async_calls_are_observed(engine: str) -> None:

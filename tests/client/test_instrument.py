@@ -301,7 +301,7 @@ def test_an_undeclared_program_ends_when_idle() -> None:
     implicit = ImplicitProgram("undeclared", clock=lambda: now)
     links = chain({"model": "m", "messages": HELLO})
     first = implicit.frame(links).branch
-    implicit.answered(first, links)
+    implicit.answered(first, links[-1].digest)
     assert implicit.frame(links).branch is first
     now += IDLE_SECONDS + 1
     assert implicit.frame(links).branch.run is not first.run
@@ -312,5 +312,5 @@ def test_undeclared_branches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     implicit = ImplicitProgram("undeclared")
     for number in range(10):
         links = chain({"model": "m", "messages": [{"role": "user", "content": str(number)}]})
-        implicit.answered(implicit.frame(links).branch, links)
-    assert len(implicit._branches) == len(implicit._ends) == len(implicit._end_of) == 3
+        implicit.answered(implicit.frame(links).branch, links[-1].digest)
+    assert len(implicit._branches) == len(implicit._ends) == len(implicit._by_end) == 3

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmd_agents.client.prompt import Prompt, read_prompt
-from llmd_agents.hints import chain
+from llmd_agents.hints import chain, lineage_digest
 
 texts = st.text(max_size=40) | st.sampled_from(['","messages":[', "]}", '\\"', "[{", "é\n"])
 messages = st.fixed_dictionaries(
@@ -142,3 +142,11 @@ def test_a_raw_prompt_has_pieces_as_items() -> None:
     prompt = read_prompt(b'{"model":"m","prompt":"hello"}')
     assert prompt.links == chain({"model": "m", "prompt": "hello"})
     assert prompt.model == "m"
+
+
+@pytest.mark.parametrize("instructions", [None, "Be brief."])
+@pytest.mark.parametrize("previous", [None, "resp_1"])
+@pytest.mark.parametrize("given", ["hello", [{"role": "user", "content": "hello"}]])
+def test_the_next_call_may_name_this_one(instructions: str | None, previous: str | None, given: Any) -> None:
+    body = {"model": "m", "instructions": instructions, "previous_response_id": previous, "input": given}
+    assert read_prompt(compact(body)).lineage("resp_2") == lineage_digest(body, "resp_2")
