@@ -1,18 +1,24 @@
-"""Tree of thought: eight thoughts from one long problem, a judge picks two, both are worked out.
+"""Tree of thought: eight thoughts from one long context, a judge picks two, both are worked out.
+
+plan → 8 thoughts → judge → 2 drafts → answer: 13 steps and two forks.
 
 llmd-agents engine --port 8001 &
 llmd-agents router --engine http://127.0.0.1:8001 --port 8000 &
 python examples/tree_of_thought.py http://127.0.0.1:8000/v1
+
+For a server of another kind, set MODEL and OPENAI_API_KEY.
 """
 
 import asyncio
+import os
 import sys
 from typing import Any
 
 from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam as Message
 from pydantic import BaseModel
 
-from llmd_agents import Forecast, instrument, program
+from llmd_agents import Forecast, Run, instrument, mark, program
 
 ANGLES = ("cost", "risk", "time", "people", "law", "materials", "upkeep", "precedent")
 TASK = "You plan coastal defences. Think step by step and keep to the documents."
@@ -25,71 +31,88 @@ class Choice(BaseModel):
     rationale: str
 
 
-async def run(client: AsyncOpenAI, *, seed: int = 0, program_id: str | None = None) -> str:
-    """Runs the program once; returns its answer."""
-    shared: list[dict[str, str]] = [
+async def decide(tree: Run, client: AsyncOpenAI, documents: str) -> str:
+    """Returns a decision, thought through from several angles."""
+    question = mark(f"{documents}\nWhich questions decide this?", "document", lifetime="program")
+    shared: list[Message] = [
         {"role": "system", "content": TASK},
-        {"role": "user", "content": documents(30_000, seed) + "\nWhich questions decide this?"},
+        user(question),
     ]
 
-    async def ask(step: str, *more: dict[str, str]) -> str:
-        reply = await client.chat.completions.create(**request(step, *shared, *more))
+    async def ask(step: str, *more: Message) -> str:
+        reply = await client.chat.completions.create(messages=[*shared, *more], **model(step))
         return reply.choices[0].message.content or ""
 
-    async with program("tree-of-thought", id=program_id) as tree:
-        # Said ahead of time: engines can get the documents before the branches ask for them.
-        with tree.label(kind="plan", forecast=Forecast(next="fork", fan_out=len(ANGLES))):
-            plan = await ask("plan")
-        shared.append({"role": "assistant", "content": plan})
+    async def think(angle: str) -> str:
+        with tree.label(kind="reason"):
+            return await ask("think", angle_on(angle))
 
-        async def think(angle: str) -> str:
-            with tree.label(kind="reason"):
-                return await ask("think", user(f"Think it through from the angle of {angle}."))
+    async def expand(index: int) -> str:
+        thought: Message = {"role": "assistant", "content": thoughts[index]}
+        with tree.label(kind="reason"):
+            return await ask("expand", angle_on(ANGLES[index]), thought, user("Work this out in full."))
 
-        async with tree.fork(len(ANGLES), name="think") as fork:
-            thoughts = await fork.map(think, ANGLES)
+    # Said ahead of time: engines can get the documents before the branches ask for them.
+    with tree.label(kind="plan", forecast=Forecast(next="fork", fan_out=len(ANGLES))):
+        shared.append({"role": "assistant", "content": await ask("plan")})
 
-        listed = "\n\n".join(f"{index}. {thought}" for index, thought in enumerate(thoughts))
-        with tree.label(kind="evaluate", forecast=Forecast(next="fork", fan_out=2)):
-            judged = await client.chat.completions.parse(
-                response_format=Choice, **request("judge", *shared, user(f"Pick the best two.\n\n{listed}"))
-            )
-        choice = judged.choices[0].message.parsed
-        best = choice.best[:2] if choice is not None else [0, 1]
+    async with tree.fork(len(ANGLES), name="think") as fork:
+        thoughts = await fork.map(think, ANGLES)
 
-        async def expand(index: int) -> str:
-            thought = {"role": "assistant", "content": thoughts[index]}
-            asked = user(f"Think it through from the angle of {ANGLES[index]}.")
-            with tree.label(kind="reason"):
-                return await ask("expand", asked, thought, user("Work this out in full."))
+    listed = "\n\n".join(f"{index}. {thought}" for index, thought in enumerate(thoughts))
+    with tree.label(kind="evaluate", forecast=Forecast(next="fork", fan_out=2)):
+        judged = await client.chat.completions.parse(
+            messages=[*shared, user(f"Pick the best two.\n\n{listed}")],
+            response_format=Choice,
+            **model("judge"),
+        )
+    choice = judged.choices[0].message.parsed
+    chosen = [index for index in choice.best if index in range(len(thoughts))] if choice else []
+    best = chosen[:2] or [0, 1]
 
-        async with tree.fork(len(best), name="expand") as fork:
-            drafts = await fork.map(expand, best)
+    async with tree.fork(len(best), name="expand") as fork:
+        drafts = await fork.map(expand, best)
 
-        with tree.label(kind="synthesize", forecast=Forecast(next="end")):
-            return await ask("answer", user("Decide between these.\n\n" + "\n\n".join(drafts)))
-
-
-def request(step: str, *messages: dict[str, str]) -> dict[str, Any]:
-    # The embedded engine replies by this script; other servers ignore the header.
-    headers = {"x-llmd-script": f"tree-of-thought/{step}"}
-    return {"model": "demo", "messages": list(messages), "extra_headers": headers}
+    with tree.label(kind="synthesize", forecast=Forecast(next="end")):
+        return await ask("answer", user("Decide between these.\n\n" + "\n\n".join(drafts)))
 
 
-def user(text: str) -> dict[str, str]:
+def angle_on(angle: str) -> Message:
+    return user(f"Think it through from the angle of {angle}.")
+
+
+def user(text: str) -> Message:
     return {"role": "user", "content": text}
 
 
-def documents(tokens: int, seed: int) -> str:
-    """Returns as much text as the embedded engine counts as `tokens`: four bytes each."""
+async def main(base_url: str = "http://127.0.0.1:8000/v1") -> None:
+    api_key = os.environ.get("OPENAI_API_KEY", "none")
+    async with instrument(AsyncOpenAI(base_url=base_url, api_key=api_key)) as client:
+        async with program("tree-of-thought") as tree:
+            print(await decide(tree, client, made_up(30_000)))
+        print(tree.report())
+
+
+# What follows serves the demonstration alone: replies, and a text of a given length.
+
+
+def model(step: str) -> dict[str, Any]:
+    """The embedded engine replies to each step by a script; other servers ignore the header."""
+    script = {"x-llmd-script": f"tree-of-thought/{step}"}
+    return {"model": os.environ.get("MODEL", "demo"), "extra_headers": script}
+
+
+def made_up(tokens: int, seed: int = 0) -> str:
+    """Returns documents as long as the embedded engine counts as `tokens`: four bytes each."""
     lines = (f"{line}. What gauge {seed * 37 + line * 7} says about the coast.\n" for line in range(tokens))
-    return "".join(line for line, _ in zip(lines, range(tokens // 10), strict=False))[: tokens * 4]
+    return "".join(lines)[: tokens * 4]
 
 
-async def main(base_url: str) -> None:
-    async with instrument(AsyncOpenAI(base_url=base_url, api_key="none")) as client:
-        print(await run(client))
+async def run(client: AsyncOpenAI, *, seed: int, program_id: str) -> str:
+    """Runs the program once, as `llmd-agents demo` does."""
+    async with program("tree-of-thought", id=program_id) as tree:
+        return await decide(tree, client, made_up(30_000, seed))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000/v1"))
+    asyncio.run(main(*sys.argv[1:2]))

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 PROGRAMS: Final = {
     "tree-of-thought": "tree_of_thought.py",
-    "react": "react.py",
-    "swarm": "swarm.py",
-    "pipeline": "pipeline.py",
+    "react": "react_tools.py",
+    "swarm": "swarm_grading.py",
+    "pipeline": "investment_pipeline.py",
 }
 
 

@@ -220,7 +220,7 @@ def test_the_demo_programs_have_their_scripts() -> None:
         *(f"tree-of-thought/{step}" for step in ("plan", "think", "judge", "expand", "answer")),
         "react/turn",
         *(f"swarm/{step}" for step in ("plan", "grade", "report")),
-        *(f"pipeline/{step}" for step in ("research", "analyse", "write")),
+        *(f"pipeline/{step}" for step in ("researcher", "analyst", "writer")),
     }
     react = packaged_scripts()["react/turn"]
     assert len(react) == 13
