@@ -101,6 +101,20 @@ class Branch:
         with self._lock:
             self._awaited = tuple(one for one in self._awaited if one not in over)
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or its program has."""
+        return self.outcome is not None or self.run.finished
+
+    def is_of(self, fork: str, run: "Run") -> bool:
+        """Returns whether it is a branch of a fork, or was forked from one of those."""
+        branch: Branch | None = self
+        while branch is not None and branch.run is run:
+            if branch.fork is not None and branch.fork.id == fork:
+                return True
+            branch = branch.parent
+        return False
+
     def begin(self) -> None:
         """Tells that the branch begins, from within the code that runs it."""
         with quiet.faults("a branch's beginning is not noted"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, TypeVar
 
 from llmd_agents.hints import ForkPosition
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from .join import Join, Race
 
 R = TypeVar("R")
+
+
+class NotWaitedFor(Exception):
+    """A branch need not begin: its fork has what it waits for."""
 
 
 class Fork:
@@ -81,7 +84,7 @@ class Fork:
         )
         with self._lock:
             if any(index in indices for indices in self._over):
-                raise CancelledError(f"fork {self.id} has what it waits for")
+                raise NotWaitedFor
             self._open[index] = branch
         return branch
 

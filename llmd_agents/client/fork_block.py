@@ -10,6 +10,7 @@ from llmd_agents.hints.limits import PARENTS_MAX
 from . import quiet
 from .async_fork import AsyncFork
 from .clock import event_time
+from .frame import leave_all
 from .history import ForkRecord
 from .join import check_join
 from .observer import tell
@@ -88,6 +89,7 @@ class ForkBlock:
         declared, run = self.declared, self._parent.run
         if self._fork is not None:
             self._fork.close(failed=failed)
+        leave_all(lambda inside: inside.branch.is_of(declared.fork, run))
         self._parent.join(declared.fork, declared.parents, self._join)
         run.announce(
             lambda: Joined(program=run.id, at=event_time(), branch=declared.branch, fork=declared.fork)

@@ -47,7 +47,7 @@ class Entry:
 
     A generator may be closed in another task, thread or context than the one that entered its frame, where
     the variable cannot be set back. So whoever entered a frame sees it no more once it is left, wherever that
-    happens. Tasks and threads that were started within keep it.
+    happens. Tasks and threads that were started within keep it, until its branch or program has ended.
     """
 
     __slots__ = ("_by", "frame", "left", "outer")
@@ -59,8 +59,13 @@ class Entry:
         self._by = weakref.ref(_running())
 
     @property
+    def by_caller(self) -> bool:
+        """Whether the calling task or thread has entered it."""
+        return self._by() is _running()
+
+    @property
     def over(self) -> bool:
-        return self.left and self._by() is _running()
+        return self.left and (self.frame.branch.over or self.by_caller)
 
 
 def _running() -> asyncio.Task[object] | threading.Thread:
@@ -113,8 +118,26 @@ def enter_frame(frame: Frame) -> Entry:
 
 def leave_frame(entry: Entry) -> None:
     entry.left = True
-    if _current.get() is entry:
-        _current.set(entry.outer)
+    _forget_what_is_over()
+
+
+def leave_all(over: Callable[[Frame], bool]) -> None:
+    """Leaves the frames of this kind that the calling task or thread has entered and not left.
+
+    They belong to generators that are paused within them, whose surroundings have ended.
+    """
+    entry = _current.get()
+    while entry is not None:
+        if over(entry.frame) and entry.by_caller:
+            entry.left = True
+        entry = entry.outer
+    _forget_what_is_over()
+
+
+def _forget_what_is_over() -> None:
+    entry = _entry()
+    if entry is not _current.get():
+        _current.set(entry)
 
 
 class frame:  # noqa: N801  (a context manager that reads as a function; a generator's would cost more)

@@ -21,7 +21,7 @@ from .best_of import best_in_tasks, best_in_threads, is_async
 from .branch import Branch
 from .clock import event_time
 from .fork_block import ForkBlock
-from .frame import Entry, Frame, enter_frame, frame, leave_frame, open_frames
+from .frame import Entry, Frame, enter_frame, frame, leave_all, leave_frame, open_frames
 from .handover import HandOverBlock
 from .history import History
 from .ids import Counter, program_id, slug, token
@@ -70,6 +70,7 @@ class Run:
         self._loop_ids = Counter(f"{own}l")
         self._handover_ids = Counter(f"{own}h")
         self._continues = continues is not None
+        self.finished = False
         self._entry: Entry | None = None
 
     @property
@@ -82,6 +83,7 @@ class Run:
             self.outbox.put(make())
 
     def start(self) -> None:
+        self.finished = False
         self.history = history = History(self.id, self.declared.name)
         tell(lambda observer: observer.program_started(history))
         if self._continues:
@@ -90,6 +92,7 @@ class Run:
             self.announce(lambda: ProgramStarted(program=self.id, at=event_time(), declared=self.declared))
 
     def finish(self, outcome: Outcome = "ok") -> None:
+        self.finished = True
         if self._continues:
             self.root.end(outcome)
         else:
@@ -282,10 +285,11 @@ class Run:
             await self.outbox.flush_async(FLUSH_SECONDS)
 
     def _leave(self, kind: type[BaseException] | None) -> None:
-        if self._entry is not None:
-            leave_frame(self._entry)
-            self._entry = None
+        entry, self._entry = self._entry, None
         self.finish(outcome_of(kind))
+        if entry is not None:
+            leave_frame(entry)
+        leave_all(lambda inside: inside.branch.run is self)
 
 
 def _continued(run: Run, step: Step, own: str) -> Branch:

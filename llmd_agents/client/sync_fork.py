@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, as_completed
+from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, TypeVar
 
 from .executor import ContextExecutor
-from .fork import BranchBlock, Fork
+from .fork import BranchBlock, Fork, NotWaitedFor
 from .join import Race, check_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from .branch import Branch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,12 +47,12 @@ class SyncFork(Fork):
         )
         patient = False
         try:
-            futures = {
-                threads.submit(self._call, index, function, item): index
+            futures = [
+                threads.submit(self._compete, race, indices, index, function, item)
                 for index, item in zip(indices, work, strict=True)
-            }
+            ]
             for future in as_completed(futures):
-                self._finished(future, futures[future], race)
+                future.result()  # what is no Exception
                 if race.decided and self.join != "all":
                     break
             patient = self.join == "all"
@@ -68,15 +66,22 @@ class SyncFork(Fork):
         """Calls each function as a branch; otherwise as `map`."""
         return self.map(lambda function: function(), functions)
 
-    def _call(self, index: int, function: Callable[[T], R], item: T) -> tuple[Branch, R]:
-        with BranchBlock(self, index) as branch:
-            return branch, function(item)
-
-    def _finished(self, future: Future[tuple[Branch, R]], index: int, race: Race[R]) -> None:
-        error = future.exception()
-        if error is None:
-            self._count(race, index, *future.result())
-        elif isinstance(error, Exception):
-            race.failed(error)
+    def _compete(
+        self, race: Race[R], indices: range, index: int, function: Callable[[T], R], item: T
+    ) -> None:
+        """Runs one branch. A thread that is done decides for itself, so that the next one need not begin."""
+        if race.decided and self.join != "all":
+            return
+        try:
+            with BranchBlock(self, index) as branch:
+                result = function(item)
+        except NotWaitedFor:
+            return
+        except Exception as error:  # noqa: BLE001  (raised by `map`)
+            with self._lock:
+                clear = race.failed(error)
         else:
-            raise error
+            with self._lock:
+                clear = self._count(race, index, branch, result)
+        if clear and self.join != "all":
+            self._end_all(indices, "cancelled")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmd_agents import ContextExecutor, Run, program
+from llmd_agents import ContextExecutor, Fork, Run, program
 from llmd_agents.client.frame import current_frame
 from tests.client.wire import Wire, wired
 
@@ -105,6 +105,24 @@ def test_tasks_started_within_a_block_stay_in_it(wire: Wire) -> None:
     assert wire.step("plain").kind is None
 
 
+def test_tasks_that_outlive_their_program_are_outside_of_it(wire: Wire) -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def later() -> None:
+            await go.wait()
+            await wire.acall("late")
+
+        async with program("p") as run, run.fork(1) as fork:
+            with fork.branch():
+                task = asyncio.create_task(later())
+        go.set()
+        await task
+
+    asyncio.run(main())
+    assert programs(wire) == {"late": "undeclared"}
+
+
 def drafts(wire: Wire) -> Iterator[str]:
     with program("drafting") as run, run.fork(2) as fork:
         for text in ("first", "second"):
@@ -169,16 +187,40 @@ def test_a_generator_that_is_forgotten(wire: Wire) -> None:
     check_closed(wire)
 
 
+def test_a_generator_that_is_left_paused_while_what_it_runs_in_ends(wire: Wire) -> None:
+    def child(run: Run, fork: Fork) -> Iterator[None]:
+        with fork.branch():
+            wire.call("child")
+            with run.fork(1) as inner, inner.branch(), run.label(kind="deep"):
+                wire.call("grandchild")
+                yield
+
+    with program("p") as run:
+        with run.fork(1) as fork:
+            paused = child(run, fork)
+            next(paused)
+        wire.call("after")
+        left = child(run, run.fork(1).__enter__())
+        next(left)
+    assert current_frame() is None
+    assert (wire.step("after").branch, wire.step("after").kind) == ("main", None)
+    assert {record.outcome for record in run.history.branches[:2]} == {"abandoned", None}
+    del paused, left
+    assert current_frame() is None
+
+
 def test_an_async_generator_closed_in_another_task(wire: Wire) -> None:
     async def main() -> None:
         generator = adrafts(wire)
         await anext(generator)
         await asyncio.create_task(generator.aclose())  # type: ignore[attr-defined]
-        check_closed(wire)
+        told = list(wire.told)
+        await asyncio.gather(wire.acall("task"))  # which begins in a copy of what is left of the context
+        assert told[-1] == "program_finished"
         await wire.acall("after")
 
     asyncio.run(main())
-    assert programs(wire)["after"] == "undeclared"
+    assert programs(wire)["task"] == programs(wire)["after"] == "undeclared"
 
 
 def test_an_async_generator_that_is_forgotten(wire: Wire) -> None:
