@@ -44,7 +44,6 @@ class AsyncFork(Fork):
         race: Race[R] = Race(len(work), self.join)
         gate = asyncio.Semaphore(limit) if limit is not None else nullcontext()
         tasks: list[asyncio.Task[None]] = []
-
         stopped: list[asyncio.CancelledError] = []
 
         async def compete(index: int, item: T) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmd_agents.hints import ForkPosition
 
@@ -45,7 +45,6 @@ class Fork:
         self._parents = declared.parents
         self._started = 0
         self._open: dict[int, Branch] = {}
-        self._over: list[range] = []
         self._joined = False
         self._kept: dict[int, Branch] | None = None
         self._lock = threading.Lock()
@@ -77,13 +76,13 @@ class Fork:
             self._started += count
             return range(self._started - count, self._started)
 
-    def _begin(self, index: int) -> Branch:
+    def _begin(self, index: int, race: Race[Any] | None) -> Branch:
         position = ForkPosition(id=self.id, index=index, width=self.width)
         branch = Branch(
             self._parent.run, f"{self.id}.{index}", parents=self._parents, fork=position, parent=self._parent
         )
         with self._lock:
-            if any(index in indices for indices in self._over):
+            if self._joined or (race is not None and race.decided):
                 raise NotWaitedFor
             self._open[index] = branch
         return branch
@@ -97,9 +96,8 @@ class Fork:
             branch.end(outcome_of(error))
 
     def _end_all(self, indices: range, outcome: Outcome) -> None:
-        """Ends the branches that still run, and lets no more of them begin: they are not waited for."""
+        """Ends the branches that still run: they are not waited for."""
         with self._lock:
-            self._over.append(indices)
             left = [self._open.pop(index) for index in list(self._open) if index in indices]
         for branch in left:
             branch.end(outcome)
@@ -135,14 +133,20 @@ class Fork:
 class BranchBlock:
     """What runs as one branch of a fork: entering it begins the branch, leaving it ends the branch."""
 
-    __slots__ = ("_branch", "_entry", "_fork", "_index")
+    __slots__ = ("_branch", "_entry", "_fork", "_index", "_race")
 
-    def __init__(self, fork: Fork, index: int) -> None:
+    def __init__(self, fork: Fork, index: int, race: Race[Any] | None = None) -> None:
         self._fork = fork
         self._index = index
+        self._race = race
 
     def __enter__(self) -> Branch:
-        self._branch = branch = self._fork._begin(self._index)
+        """Begins the branch.
+
+        Raises:
+            NotWaitedFor: if the fork was joined, or the race is decided.
+        """
+        self._branch = branch = self._fork._begin(self._index, self._race)
         self._entry = enter_frame(Frame(branch))
         branch.begin()
         return branch

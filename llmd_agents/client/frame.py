@@ -118,7 +118,11 @@ def enter_frame(frame: Frame) -> Entry:
 
 def leave_frame(entry: Entry) -> None:
     entry.left = True
-    _forget_what_is_over()
+    outer = entry.outer
+    if _current.get() is entry and (outer is None or not outer.left):
+        _current.set(outer)
+    else:
+        _forget_what_is_over()
 
 
 def leave_all(over: Callable[[Frame], bool]) -> None:

@@ -70,10 +70,8 @@ class SyncFork(Fork):
         self, race: Race[R], indices: range, index: int, function: Callable[[T], R], item: T
     ) -> None:
         """Runs one branch. A thread that is done decides for itself, so that the next one need not begin."""
-        if race.decided and self.join != "all":
-            return
         try:
-            with BranchBlock(self, index) as branch:
+            with BranchBlock(self, index, race if self.join != "all" else None) as branch:
                 result = function(item)
         except NotWaitedFor:
             return
