@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
 from .errors import UnreadableHints, first_problem
-from .fields import Contract, Digest, FanOut, Id, Name, Seconds, Sigma, Timestamp
+from .fields import Contract, Digest, FanOut, Id, Name, Seconds, Sigma, Timestamp, Word
 from .header import VERSION, Rejection
 from .limits import EVENTS_BODY_MAX_BYTES, EVENTS_PER_BATCH_MAX, PARENTS_MAX
 from .models import ROOT_BRANCH, Lifetime, Program
@@ -55,7 +55,7 @@ class ToolStarted(Contract):
     """Median duration, in seconds."""
     sigma: Sigma | None = None
     """How unsure `expected` is."""
-    result_lifetime: Lifetime | Seconds | None = None
+    result_lifetime: Annotated[Lifetime, Word] | Seconds | None = None
     """How long its result will matter in the branch's context."""
 
 
@@ -87,7 +87,7 @@ class ForkDeclared(Contract):
     """How many branches."""
     name: Name | None = None
     """What they do."""
-    parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX)] = ()
+    parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX), FailFast()] = ()
     """Steps and forks that the branches depend on."""
 
 
@@ -139,7 +139,7 @@ Event: TypeAlias = (
 
 class _Batch(Contract):
     version: int
-    events: Annotated[list[dict[str, Any]], Field(max_length=EVENTS_PER_BATCH_MAX)]
+    events: Annotated[list[dict[str, Any]], Field(max_length=EVENTS_PER_BATCH_MAX), FailFast()]
 
 
 @cache

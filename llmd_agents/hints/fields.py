@@ -1,5 +1,6 @@
 """Field types that several models of the contract share."""
 
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import (
@@ -35,6 +36,12 @@ def _printable(name: str) -> str:
     return name
 
 
+def _alone(value: Any) -> Any:
+    if isinstance(value, Collection) and not isinstance(value, str | bytes):
+        raise ValueError("must be a single word")
+    return value
+
+
 def _from_hex(value: Any) -> Any:
     return bytes.fromhex(value) if isinstance(value, str) else value
 
@@ -43,6 +50,9 @@ def _matching(pattern: str) -> dict[str, Any]:
     """Returns the JSON Schema of a pattern whose `$` is the very end, in any validator's language."""
     return {"type": "string", "pattern": pattern, "not": {"pattern": "\\n"}}
 
+
+Word = BeforeValidator(_alone)
+"""Beside an enumeration: Python's own would first try to print what it refuses, however deep that is."""
 
 Id = Annotated[
     str,

@@ -3,9 +3,22 @@
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
-from .fields import Contract, Digest, FanOut, Id, Index, Iteration, Name, Seconds, Sigma, Size, Timestamp
+from .fields import (
+    Contract,
+    Digest,
+    FanOut,
+    Id,
+    Index,
+    Iteration,
+    Name,
+    Seconds,
+    Sigma,
+    Size,
+    Timestamp,
+    Word,
+)
 from .limits import PARENTS_MAX, SEGMENTS_MAX
 
 Priority = Annotated[int, Field(ge=0, le=100, strict=True)]
@@ -74,9 +87,9 @@ class Step(Contract):
     """The model that the request names, for placement without reading the body."""
     agent: Name | None = None
     """The agent that makes the call."""
-    parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX)] = ()
+    parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX), FailFast()] = ()
     """Steps and forks that had to end before this one began."""
-    join: Literal["all", "any"] | Annotated[int, Field(ge=1, strict=True)] | None = None
+    join: Literal["all", "any"] | FanOut | None = None
     """How many of the branches behind `parents` had to finish: all, any, or k of them."""
     fork: ForkPosition | None = None
     """Which child of which fork the branch is."""
@@ -137,7 +150,7 @@ class Segment(Contract):
     It begins where the segment before it ends; the first begins at the start of the prompt, or at `extends`.
     """
 
-    type: SegmentType
+    type: Annotated[SegmentType, Word]
     """What it is."""
     digest: Digest
     """Names the prompt from its start to the segment's end."""
@@ -145,9 +158,9 @@ class Segment(Contract):
     """Bytes of this segment alone, in canonical form."""
     tokens: Size | None = None
     """Tokens of this segment alone, once a server has counted them."""
-    lifetime: Lifetime | Seconds | None = None
+    lifetime: Annotated[Lifetime, Word] | Seconds | None = None
     """How long it matters; none stands for the type's default."""
-    scope: Scope | None = None
+    scope: Annotated[Scope, Word] | None = None
     """Who may meet it again; none stands for the type's default."""
     merged: Annotated[int, Field(ge=1, le=SEGMENTS_MAX, strict=True)] = 1
     """How many declared segments this one stands for (more than 1 after truncation)."""
@@ -174,7 +187,7 @@ class Next(StrEnum):
 class Forecast(Contract):
     """What the application expects after a step."""
 
-    next: Next
+    next: Annotated[Next, Word]
     """What follows."""
     after: Seconds | None = None
     """Median time until the branch's next step, in seconds from this step's end."""
@@ -197,11 +210,11 @@ class Hints(Contract):
     """The call that the request makes."""
     extends: Digest | None = None
     """The digest that `segments` continue; None means that they list the whole context."""
-    segments: Annotated[tuple[Segment, ...], Field(max_length=SEGMENTS_MAX)] = ()
+    segments: Annotated[tuple[Segment, ...], Field(max_length=SEGMENTS_MAX), FailFast()] = ()
     """The context, or what is new of it, in the order of the prompt."""
     forecast: Forecast | None = None
     """What follows the step."""
-    cut: tuple[Literal["segments", "next", "parents"], ...] = ()
+    cut: Annotated[tuple[Literal["segments", "next", "parents"], ...], FailFast()] = ()
     """Names of hints that were shortened or left out to keep within the header's limit."""
 
     @property
