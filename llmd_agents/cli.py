@@ -208,7 +208,9 @@ def engine(
 
 @app.command()
 def replay(
-    trace: Annotated[list[Path], typer.Argument(help="Files with one recorded coding-agent session each.")],
+    trace: Annotated[
+        list[Path], typer.Argument(help="Recorded coding-agent sessions, or OpenTelemetry spans.")
+    ],
     engines: Annotated[int, typer.Option(min=1, max=64, help="Embedded engines to start.")] = 1,
     base_url: Annotated[
         str | None, typer.Option(help="Use this router and its engines instead of starting any.")
@@ -226,7 +228,7 @@ def replay(
     ] = 3600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Replay recorded coding-agent sessions as programs through client, router and engines."""
+    """Replay recorded sessions and programs through client, router and engines."""
     with _needs("bench"):
         from llmd_agents.demo.replay_command import ReplayFailed, run_replay
     if hints not in ("on", "off"):

@@ -1,4 +1,4 @@
-"""What `llmd-agents replay` does: read the sessions, start a fleet if none is given, play, report."""
+"""What `llmd-agents replay` does: read the recordings, start a fleet if none is given, play, report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from llmd_agents.bench import BadTrace, read_coding_session
+from llmd_agents.bench import BadTrace, read_recordings
 
 from .fleet import FleetError, local_fleet
 from .replay import ReplayOptions, ReplayReport, replay
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from llmd_agents.bench import CodingSession
+    from llmd_agents.bench import Recording
 
 
 class ReplayFailed(RuntimeError):
@@ -86,7 +86,7 @@ def run_replay(
     cache_tokens: int | None,
     max_gap_s: float,
 ) -> ReplayResult:
-    """Replays sessions and returns what came of it.
+    """Replays recordings and returns what came of it.
 
     Args:
         base_url: of a running router; None starts `engines` embedded engines and a router.
@@ -96,7 +96,7 @@ def run_replay(
         ReplayFailed: if a trace is none, or the servers do not start or answer.
     """
     try:
-        sessions = [read_coding_session(path) for path in traces]
+        recordings = [one for path in traces for one in read_recordings(path)]
     except BadTrace as error:
         raise ReplayFailed(str(error)) from None
     options = ReplayOptions(speed=speed, hints=hints, max_gap_s=max_gap_s)
@@ -104,28 +104,28 @@ def run_replay(
         with contextlib.ExitStack() as stack:
             if base_url is None:
                 fleet = stack.enter_context(
-                    local_fleet(engines, _engine_options(sessions, speed, cache_tokens))
+                    local_fleet(engines, _engine_options(recordings, speed, cache_tokens))
                 )
                 router, urls = fleet.router, fleet.engines
             else:
                 router = base_url.rstrip("/").removesuffix("/v1")
                 urls = _engines_behind(router)
-            with _progress(sessions) as advance:
-                return ReplayResult(asyncio.run(replay(sessions, router, urls, options, advance)))
+            with _progress(recordings) as advance:
+                return ReplayResult(asyncio.run(replay(recordings, router, urls, options, advance)))
     except FleetError as error:
         raise ReplayFailed(str(error)) from None
     except httpx.HTTPError as error:
         raise ReplayFailed(f"a server does not answer: {error}") from None
 
 
-def _engine_options(sessions: Sequence[CodingSession], speed: float, cache_tokens: int | None) -> list[str]:
-    turns = [turn for session in sessions for turn in session.turns()]
-    block_size = sessions[0].block_size
-    if any(session.block_size != block_size for session in sessions):
-        raise ReplayFailed("sessions that are replayed together must have one block size")
+def _engine_options(recordings: Sequence[Recording], speed: float, cache_tokens: int | None) -> list[str]:
+    turns = [turn for one in recordings for turn in one.turns()]
+    block_size = recordings[0].block_size
+    if any(one.block_size != block_size for one in recordings):
+        raise ReplayFailed("sessions and spans cannot be replayed together: all must have one block size")
     longest = max(turn.input_tokens + max(turn.output_tokens, 1) for turn in turns)
     if cache_tokens is None:
-        blocks = sum(len({b for turn in s.turns() for b in turn.blocks}) for s in sessions)
+        blocks = sum(len({b for turn in one.turns() for b in turn.blocks}) for one in recordings)
         blocks += sum(turn.output_tokens // block_size + 3 for turn in turns)
         blocks += math.ceil(longest / block_size)
     else:
@@ -147,8 +147,8 @@ def _engines_behind(router: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _progress(sessions: Sequence[CodingSession]) -> Iterator[Any]:
-    total = sum(len(session.turns()) for session in sessions)
+def _progress(recordings: Sequence[Recording]) -> Iterator[Any]:
+    total = sum(len(one.turns()) for one in recordings)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..history import BranchRecord, History, StepRecord, ToolRecord
+    from ..history import BranchRecord, ForkRecord, History, StepRecord, ToolRecord
 
 Value: TypeAlias = "str | int | float | bool | Sequence[str] | Sequence[int]"
 Attributes: TypeAlias = dict[str, Value]
@@ -38,12 +38,20 @@ def program_attributes(history: History) -> Attributes:
     return attributes
 
 
-def branch_attributes(history: History, branch: BranchRecord) -> Attributes:
+def branch_attributes(history: History, branch: BranchRecord, fork: ForkRecord | None) -> Attributes:
     attributes: Attributes = {"llmd.program.id": history.program, "llmd.branch": branch.branch}
     if branch.parents:
         attributes["llmd.parents"] = branch.parents
     if branch.fork is not None:
         attributes |= {"llmd.fork.id": branch.fork, "llmd.fork.index": branch.index}
+    if fork is not None:
+        attributes |= {
+            "llmd.fork.branch": fork.branch,
+            "llmd.fork.width": fork.width,
+            "llmd.fork.join": str(fork.join),
+        }
+        if fork.name:
+            attributes["llmd.fork.name"] = fork.name
     return attributes
 
 

@@ -53,7 +53,7 @@ class SpansWhenTraced:
     def fork_declared(self, history: History, fork: ForkRecord) -> None:
         spans = _spans(history)
         if spans is not None:
-            spans.tips.add_fork(fork)
+            spans.declare_fork(fork)
 
     def fork_joined(self, history: History, fork: ForkRecord) -> None:
         """Nothing: the join shows as links of the next step."""

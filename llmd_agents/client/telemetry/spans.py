@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, SpanContext, TracerProvider
 
-    from ..history import BranchRecord, History, ToolRecord
+    from ..history import BranchRecord, ForkRecord, History, ToolRecord
 
 SPAN_LINKS_MAX = 128
 
@@ -69,12 +69,13 @@ class ProgramSpans:
     """Makes the spans of one program. Methods are called in the task or thread in which things happen."""
 
     def __init__(self, provider: TracerProvider, history: History) -> None:
-        self.tips = Tips()
+        self._tips = Tips()
         self._tracer = provider.get_tracer("llmd_agents", __version__)
         self._history = history
         self._zero = int(history.started_at * 1e9)
         self._program: Current | None = None
         self._agents: dict[tuple[str, int], _Agent] = {}
+        self._forks: dict[str, ForkRecord] = {}
         self._open: dict[str, StepRecord] = {}
         self._lock = threading.Lock()
         # Written by the background only.
@@ -103,11 +104,16 @@ class ProgramSpans:
             self._end(self._program.span, history.ended, history.outcome)
         background.flush()
 
+    def declare_fork(self, fork: ForkRecord) -> None:
+        with self._lock:
+            self._forks[fork.fork] = fork
+            self._tips.add_fork(fork)
+
     def start_branch(self, branch: BranchRecord) -> None:
         span = self._tracer.start_span(
             f"branch {branch.branch}",
             context=self._parent(),
-            attributes=branch_attributes(self._history, branch),
+            attributes=branch_attributes(self._history, branch, self._forks.get(branch.fork or "")),
             start_time=self._at(branch.started),
         )
         branch.span = make_current(span)
@@ -123,7 +129,7 @@ class ProgramSpans:
         parent = self._parent()
         with self._lock:
             joins = self._joins(step)
-            self.tips.add_step(step)
+            self._tips.add_step(step)
             agent = self._agent_of(step, parent)
             if agent is not None:
                 agent.running += 1
@@ -196,9 +202,9 @@ class ProgramSpans:
 
     def _joins(self, step: StepRecord) -> tuple[str, ...]:
         """Returns what the step waited for beside its own place: several steps, or what a fork ended with."""
-        if len(step.parents) == 1 and not self.tips.is_fork(step.parents[0]):
+        if len(step.parents) == 1 and not self._tips.is_fork(step.parents[0]):
             return ()
-        return self.tips.steps_of(step.parents)[:SPAN_LINKS_MAX]
+        return self._tips.steps_of(step.parents)[:SPAN_LINKS_MAX]
 
     def _agent_of(self, step: StepRecord, parent: Context) -> _Agent | None:
         """Returns the span of the step's agent, which begins with the first of its consecutive steps."""
