@@ -5,9 +5,10 @@ What it finds is validated as all hints are; a header that differs in the least 
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
-from .header_members import MEMBERS, SEGMENT, Description, Part, declared_by
+from .header_members import MEMBERS, SEGMENT, Description, declared_by
 from .models import Hints
 
 
@@ -16,8 +17,8 @@ def _form(prefix: str, described: Description) -> str:
     return prefix + described.value.form + "".join(params)
 
 
-def _parts(described: Description) -> list[Part]:
-    return [described.value, *described.params.values()]
+def _parts(described: Description) -> list[tuple[str, Callable[[str], Any]]]:
+    return [(part.field, part.read) for part in (described.value, *described.params.values())]
 
 
 _SEGMENT: Final = re.compile(_form("", SEGMENT))
@@ -28,7 +29,7 @@ _HEADER: Final = re.compile(
         for index, (name, described) in enumerate(MEMBERS.items())
     )
 )
-_PARTS: Final = [(name, part.field, part.read) for name, one in MEMBERS.items() for part in _parts(one)]
+_PARTS: Final = [(name, *part) for name, described in MEMBERS.items() for part in _parts(described)]
 
 
 def read_as_written(header: str) -> Hints | None:
@@ -54,8 +55,5 @@ def _segment(text: str) -> dict[str, Any]:
     form = _SEGMENT.fullmatch(text)
     if form is None:
         raise ValueError("is not a segment as it is written")
-    return {
-        part.field: part.read(text)
-        for part, text in zip(_SEGMENT_PARTS, form.groups(), strict=True)
-        if text is not None
-    }
+    parts = zip(_SEGMENT_PARTS, form.groups(), strict=True)
+    return {field: read(text) for (field, read), text in parts if text is not None}
