@@ -27,7 +27,8 @@ from .limits import (
 class Contract(BaseModel):
     """Base settings of every model on the wire: immutable, tolerant of later fields."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # Built when first used, which pydantic does for one thread at a time: an import builds none.
+    model_config = ConfigDict(frozen=True, extra="allow", defer_build=True)
 
 
 def _printable(name: str) -> str:
