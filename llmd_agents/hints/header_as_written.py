@@ -6,6 +6,7 @@ What it finds is validated as all hints are; a header that differs in the least 
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from .header_members import MEMBERS, SEGMENT, Description, declared_by
@@ -21,20 +22,26 @@ def _parts(described: Description) -> list[tuple[str, Callable[[str], Any]]]:
     return [(part.field, part.read) for part in (described.value, *described.params.values())]
 
 
-_SEGMENT: Final = re.compile(_form("", SEGMENT))
 _SEGMENT_PARTS: Final = _parts(SEGMENT)
-_HEADER: Final = re.compile(
-    "".join(
-        f"(?:{_form(f', {name}=', described)})?" if index else _form(f"{name}=", described)
-        for index, (name, described) in enumerate(MEMBERS.items())
-    )
-)
 _PARTS: Final = [(name, *part) for name, described in MEMBERS.items() for part in _parts(described)]
+
+
+# Compiled when first used, as clients read no hints.
+@cache
+def _header() -> re.Pattern[str]:
+    (first, described), *others = MEMBERS.items()
+    forms = (f"(?:{_form(f', {name}=', other)})?" for name, other in others)
+    return re.compile(_form(f"{first}=", described) + "".join(forms))
+
+
+@cache
+def _segment_form() -> re.Pattern[str]:
+    return re.compile(_form("", SEGMENT))
 
 
 def read_as_written(header: str) -> Hints | None:
     """Returns what the header declares; None where it is of another form, or holds anything bad."""
-    form = _HEADER.fullmatch(header)
+    form = _header().fullmatch(header)
     if form is None:
         return None
     members: dict[str, dict[str, Any]] = {}
@@ -52,7 +59,7 @@ def read_as_written(header: str) -> Hints | None:
 
 
 def _segment(text: str) -> dict[str, Any]:
-    form = _SEGMENT.fullmatch(text)
+    form = _segment_form().fullmatch(text)
     if form is None:
         raise ValueError("is not a segment as it is written")
     parts = zip(_SEGMENT_PARTS, form.groups(), strict=True)
