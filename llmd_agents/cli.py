@@ -257,6 +257,36 @@ def replay(
 
 
 @app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="What Report.to_json wrote.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write the page to this file instead.", metavar="FILE")
+    ] = None,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="Print the graph instead.")] = False,
+) -> None:
+    """Show the report of a program that was saved as JSON."""
+    from pydantic import ValidationError
+    from rich.console import Console
+
+    from llmd_agents.client.report import Report
+
+    try:
+        saved = Report.from_json(file.read_bytes())
+        if html is not None:
+            html.write_text(saved.to_html(), "utf-8")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        _fail(f"{file}: no report: {f'{where}: ' if where else ''}{first['msg']}")
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}")
+    if mermaid:
+        typer.echo(saved.to_mermaid(), nl=False)
+    elif html is None:
+        Console().print(saved)
+
+
+@app.command()
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="One pressure and one seed.")] = False,
     program: Annotated[

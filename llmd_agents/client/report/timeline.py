@@ -26,7 +26,7 @@ THIN_MAX = 400
 _STACKED_MAX = 12
 """Most bars above one another in one row."""
 
-_OWN = {"model": "Model", "tool": "Tool", "own": "Own code"}
+_KINDS = {"model": "Model", "tool": "Tool", "own": "Own code"}
 
 
 class Timeline:
@@ -37,6 +37,7 @@ class Timeline:
         both: list[Step | Tool] = [*report.steps, *report.tools]
         for one in both:
             self._on[one.branch].append(one)
+        self._tools = {tool.id: tool.tool for tool in report.tools}
         self._rows = 0
         self._left_out = 0
 
@@ -76,8 +77,9 @@ class Timeline:
 
     def _part(self, part: PathPart) -> str:
         took = seconds(part.ended - part.started)
-        said = f"{_OWN[part.what]}{f' {part.id}' if part.id else ''}: {took}"
-        return _bar("span", part.what + " on", self._place(part.started, part.ended), said, part.id or "", "")
+        name = self._tools.get(part.id, part.id) if part.what == "tool" and part.id else part.id or ""
+        said = f"{_KINDS[part.what]} {name}: {took}" if name else f"{_KINDS[part.what]}: {took}"
+        return _bar("span", part.what + " on", self._place(part.started, part.ended), said, name, "")
 
     def _fork(self, name: str, branches: list[Branch]) -> str:
         rows = "".join(self._row(branch.id, branch) for branch in branches)
@@ -164,7 +166,7 @@ def _levels(activities: Sequence[Step | Tool]) -> list[int]:
 
 def _round_step(least: float) -> float:
     """Returns the smallest of 1, 2 and 5 times a power of ten (or of minutes) that is not below `least`."""
-    for step in (60, 120, 300, 600, 1800, 3600) if least > 50 else ():
+    for step in (30, 60, 120, 300, 600, 1800, 3600) if least > 20 else ():
         if step >= least:
             return step
     power = 10.0 ** math.floor(math.log10(least)) if least > 0 else 1.0

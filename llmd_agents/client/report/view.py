@@ -58,7 +58,11 @@ class _Drawing:
         self._report = report
         self._stacks = _stacks(report)
         self._edges = _edges(report)
-        self._fork_names = {_stack_name(fork.id): fork.name or fork.id for fork in report.forks}
+        widths = _widths(report)
+        self._fork_names = {
+            _stack_name(fork.id): f"{shortened(fork.name or fork.id)} × {widths[fork.id]}"
+            for fork in report.forks
+        }
 
     def view(self) -> View:
         place = {one.id: self._stacks.get(one.branch, one.id) for one in self._activities.values()}
@@ -114,8 +118,7 @@ class _Drawing:
         kind: Literal["step", "tool", "fork", "chain"]
         if name in self._fork_names:
             kind = "fork"
-            branches = len({one.branch for one in members})
-            title = f"{self._fork_names[name]} × {branches}"
+            title = self._fork_names[name]
             detail = f"{_both(len(steps), tools)} · {took}"
         elif len(members) > 1 and steps:
             kind, title = "chain", f"{steps[0].id} … {steps[-1].id} {_agent(steps[0])}"
@@ -129,7 +132,7 @@ class _Drawing:
             kind, title, detail = "tool", only.tool if isinstance(only, Tool) else only.id, took
         return Node(
             kind,
-            shortened(title.strip()),
+            shortened(title.strip()) if kind != "fork" else title,
             detail,
             only.branch,
             tuple(one.id for one in members),
@@ -174,9 +177,13 @@ def _stacks(report: Report) -> dict[str, str]:
     return stacks
 
 
+def _widths(report: Report) -> Counter[str]:
+    """Returns how many branches of each fork have begun."""
+    return Counter(branch.fork for branch in report.branches if branch.fork is not None)
+
+
 def _wide(report: Report) -> set[str]:
-    width = Counter(branch.fork for branch in report.branches if branch.fork is not None)
-    return {fork for fork, branches in width.items() if branches > FORK_SHOWN}
+    return {fork for fork, branches in _widths(report).items() if branches > FORK_SHOWN}
 
 
 def _edges(report: Report) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ def seconds(value: float) -> str:
 
 
 def dollars(value: float) -> str:
-    return f"${value:,.2f}" if value >= 0.995 else f"${value:.2g}" if value else "$0"
+    return f"${value:,.2f}" if value >= 0.0995 or not value else f"${value:.2g}"
 
 
 def percent(part: float, whole: float) -> str:

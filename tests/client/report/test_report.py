@@ -289,7 +289,7 @@ def test_any_history_gives_a_report(
 
 
 def test_the_report_is_not_loaded_before_it_is_asked_for() -> None:
-    code = "import sys, llmd_agents; print([n for n in sys.modules if 'client.report' in n or n == 'rich'])"
+    code = "import sys, llmd_agents; print([n for n in sys.modules if 'client.report' in n])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 
