@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ..history import BranchRecord, ForkRecord, History, ToolRecord
 
 SPAN_LINKS_MAX = 128
+
+AGENTS_MAX = 64
+"""Most agents' spans that are open at once on one branch."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,8 +78,8 @@ class ProgramSpans:
         self._history = history
         self._zero = int(history.started_at * 1e9)
         self._program: Current | None = None
-        self._agents: dict[tuple[str, int], _Agent] = {}
-        self._forks: dict[str, ForkRecord] = {}
+        # By branch, and by the id of the span that the agent's is a child of.
+        self._agents: defaultdict[str, dict[int, _Agent]] = defaultdict(dict)
         self._open: dict[str, StepRecord] = {}
         self._lock = threading.Lock()
         # Written by the background only.
@@ -98,7 +102,8 @@ class ProgramSpans:
         history = self._history
         for step in list(self._open.values()):
             self.end_step(step)
-        self._leave_agents(None)
+        for branch in list(self._agents):
+            self._leave_agents(branch)
         if self._program is not None:
             self._program.leave()
             self._end(self._program.span, history.ended, history.outcome)
@@ -106,14 +111,13 @@ class ProgramSpans:
 
     def declare_fork(self, fork: ForkRecord) -> None:
         with self._lock:
-            self._forks[fork.fork] = fork
             self._tips.add_fork(fork)
 
     def start_branch(self, branch: BranchRecord) -> None:
         span = self._tracer.start_span(
             f"branch {branch.branch}",
             context=self._parent(),
-            attributes=branch_attributes(self._history, branch, self._forks.get(branch.fork or "")),
+            attributes=branch_attributes(self._history, branch, self._tips.forks.get(branch.fork or "")),
             start_time=self._at(branch.started),
         )
         branch.span = make_current(span)
@@ -167,7 +171,7 @@ class ProgramSpans:
     def start_tool(self, tool: ToolRecord) -> None:
         parent = self._parent()
         with self._lock:
-            agent = self._agents.get((tool.branch, get_current_span(parent).get_span_context().span_id))
+            agent = self._agents.get(tool.branch, {}).get(get_current_span(parent).get_span_context().span_id)
             if agent is not None:
                 agent.running += 1
                 parent = set_span_in_context(agent.span, parent)
@@ -188,7 +192,7 @@ class ProgramSpans:
         opened.current.leave()
         ended = self._history.now() if tool.ended is None else tool.ended
         with self._lock:
-            inner = self._agents.pop((tool.branch, span.get_span_context().span_id), None)
+            inner = self._agents.get(tool.branch, {}).pop(span.get_span_context().span_id, None)
         self._leave(inner)
         self._end(span, ended, tool.outcome)
         self._done_in(opened.agent, ended)
@@ -202,33 +206,36 @@ class ProgramSpans:
 
     def _joins(self, step: StepRecord) -> tuple[str, ...]:
         """Returns what the step waited for beside its own place: several steps, or what a fork ended with."""
-        if len(step.parents) == 1 and not self._tips.is_fork(step.parents[0]):
+        if len(step.parents) == 1 and step.parents[0] not in self._tips.forks:
             return ()
         return self._tips.steps_of(step.parents)[:SPAN_LINKS_MAX]
 
     def _agent_of(self, step: StepRecord, parent: Context) -> _Agent | None:
         """Returns the span of the step's agent, which begins with the first of its consecutive steps."""
-        place = (step.branch, get_current_span(parent).get_span_context().span_id)
-        agent = self._agents.get(place)
+        place = get_current_span(parent).get_span_context().span_id
+        agents = self._agents.get(step.branch, {})
+        agent = agents.get(place)
         if agent is not None and agent.name == step.agent:
             return agent
-        self._leave(self._agents.pop(place, None))
+        self._leave(agents.pop(place, None))
         if step.agent is None:
             return None
+        agents = self._agents[step.branch]
         span = self._tracer.start_span(
             f"invoke_agent {step.agent}",
             context=parent,
             attributes=agent_attributes(self._history, step),
             start_time=self._at(step.started),
         )
-        agent = self._agents[place] = _Agent(step.agent, span, step.started)
+        agent = agents[place] = _Agent(step.agent, span, step.started)
+        if len(agents) > AGENTS_MAX:
+            self._leave(agents.pop(next(iter(agents))))
         return agent
 
-    def _leave_agents(self, branch: str | None) -> None:
+    def _leave_agents(self, branch: str) -> None:
         with self._lock:
-            places = [place for place in self._agents if branch is None or place[0] == branch]
-            left = [self._agents.pop(place) for place in places]
-        for agent in left:
+            left = self._agents.pop(branch, {})
+        for agent in left.values():
             self._leave(agent)
 
     def _leave(self, agent: _Agent | None) -> None:

@@ -11,41 +11,46 @@ if TYPE_CHECKING:
 
     from ..history import ForkRecord, StepRecord
 
+FORKS_MAX = 1024
+"""Most forks that are remembered; the oldest have long been joined."""
+
 
 class Tips:
-    """Follows a program's steps and forks in the order in which they begin."""
+    """Follows a program's forks, and the steps on their branches, in the order in which they begin."""
 
     def __init__(self) -> None:
-        self._tips: dict[str, tuple[str, ...]] = {}
-        self._branches_of: dict[str, list[str]] = {}
-        self._parents_of: dict[str, tuple[str, ...]] = {}
-        self._seen: set[str] = set()
+        self.forks: dict[str, ForkRecord] = {}
+        self._tips: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def add_fork(self, fork: ForkRecord) -> None:
-        self._branches_of.setdefault(fork.fork, [])
-        self._parents_of[fork.fork] = fork.parents
-        self._tips[fork.branch] = advance(self._tips.get(fork.branch, ()), fork.fork, fork.parents)
+        self.forks[fork.fork] = fork
+        self._tips[fork.fork] = {}
+        outer, _, _ = fork.branch.rpartition(".")  # a branch is named by its fork and its index
+        if outer in self._tips:
+            self._advance(outer, fork.branch, fork.fork, fork.parents)
+        if len(self.forks) > FORKS_MAX:
+            oldest = next(iter(self.forks))
+            del self.forks[oldest], self._tips[oldest]
 
     def add_step(self, step: StepRecord) -> None:
-        if step.fork is not None and step.branch not in self._seen:
-            self._seen.add(step.branch)
-            self._branches_of.setdefault(step.fork.id, []).append(step.branch)
-        self._tips[step.branch] = advance(self._tips.get(step.branch, ()), step.step, step.parents)
+        if step.fork is not None and step.fork.id in self._tips:
+            self._advance(step.fork.id, step.branch, step.step, step.parents)
+
+    def _advance(self, fork: str, branch: str, done: str, parents: tuple[str, ...]) -> None:
+        tips = self._tips[fork]
+        tips[branch] = advance(tips.get(branch, ()), done, parents)
 
     def steps_of(self, parents: Iterable[str]) -> tuple[str, ...]:
         """Returns the steps that parents stand for, each once; for a fork without steps, its own parents."""
         found: dict[str, None] = {}
         waiting = list(reversed(list(parents)))
-        forks: set[str] = set()
+        seen: set[str] = set()
         while waiting:
             name = waiting.pop()
-            if name not in self._branches_of:
+            if name not in self.forks:
                 found[name] = None
-            elif name not in forks:
-                forks.add(name)
-                ends = [tip for branch in self._branches_of[name] for tip in self._tips.get(branch, ())]
-                waiting += reversed(ends or self._parents_of.get(name, ()))
+            elif name not in seen:
+                seen.add(name)
+                ends = [tip for tips in self._tips[name].values() for tip in tips]
+                waiting += reversed(ends or self.forks[name].parents)
         return tuple(found)
-
-    def is_fork(self, name: str) -> bool:
-        return name in self._branches_of

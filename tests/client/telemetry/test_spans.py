@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider
 
 from llmd_agents.client import program, tool_call
 from llmd_agents.client.telemetry import SpansWhenTraced, use_tracer_provider
 from llmd_agents.client.telemetry.background import Background, background
-from llmd_agents.client.telemetry.spans import SPAN_LINKS_MAX
+from llmd_agents.client.telemetry.spans import AGENTS_MAX, SPAN_LINKS_MAX, ProgramSpans
+from llmd_agents.client.telemetry.tips import FORKS_MAX
 from llmd_agents.hints import Ack, LoopPosition, Rejection
 from tests.client.telemetry.stories import STARTED_AT, Teller
 
@@ -291,6 +292,28 @@ def test_a_join_over_many_branches_has_a_bounded_number_of_links(exported: InMem
     assert len(by_name(exported)["chat last"].links) == SPAN_LINKS_MAX
 
 
+def test_what_is_remembered_of_a_long_program_is_bounded(exported: InMemorySpanExporter) -> None:
+    told = Teller(SpansWhenTraced())
+    provider = TracerProvider()
+    tracer = provider.get_tracer("mine")
+    with told.program(9.0):
+        for index in range(FORKS_MAX + 50):
+            fork = told.fork(f"f{index}", 1, 0.0, parents=())
+            with told.branch(fork, 0, 0.0, 1.0) as place, tracer.start_as_current_span("mine"):
+                told.step(f"s{index}", 0.0, 1.0, **place)
+            with tracer.start_as_current_span("mine"):
+                told.step(f"a{index}", 0.0, 1.0, agent="a", parents=(f"f{index}",))
+        spans = told.history.span
+        assert isinstance(spans, ProgramSpans)
+        assert len(spans._tips.forks) == len(spans._tips._tips) == FORKS_MAX
+        assert {branch: len(agents) for branch, agents in spans._agents.items()} == {"main": AGENTS_MAX}
+    provider.shutdown()
+    assert background.flush()
+    found = exported.get_finished_spans()
+    assert len(found) == 1 + 4 * (FORKS_MAX + 50)
+    assert sum(len(span.links) for span in found) == FORKS_MAX + 50
+
+
 def test_a_nested_fork_without_a_step_after_it_ends_its_branch(exported: InMemorySpanExporter) -> None:
     told = Teller(SpansWhenTraced())
     with told.program(9.0):
@@ -353,6 +376,41 @@ def test_a_processor_that_raises_is_not_felt(broken: SpanProcessor) -> None:
         assert background.flush()
         assert not trace.get_current_span().get_span_context().is_valid
     finally:
+        use_tracer_provider(None)
+
+
+class Hanging(SpanExporter):
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.exported: list[str] = []
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        assert self.released.wait(60)
+        self.exported += [span.name for span in spans]
+        return SpanExportResult.SUCCESS
+
+
+def test_programs_go_on_while_an_exporter_hangs() -> None:
+    exporter = Hanging()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    use_tracer_provider(provider)
+    try:
+        for name in ("first", "second"):
+            with program(name), tool_call("search"):
+                pass
+        assert exporter.exported == []
+        exporter.released.set()
+        while not background.flush(1):
+            pass
+        assert exporter.exported == [
+            "execute_tool search",
+            "invoke_workflow first",
+            "execute_tool search",
+            "invoke_workflow second",
+        ]
+    finally:
+        exporter.released.set()
         use_tracer_provider(None)
 
 
