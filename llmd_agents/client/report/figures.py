@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from llmd_agents.linter import Divergence, Prices
 
-    from ..history import StepRecord
+    from ..history import StepRecord, ToolRecord
     from .graph import Graph
     from .model import PathPart, What
 
@@ -79,9 +79,11 @@ def groups(
 
 def tool_groups(graph: Graph, path: tuple[PathPart, ...]) -> tuple[ToolGroup, ...]:
     on_path = {part.id: part.ended - part.started for part in path if part.what == "tool"}
+    by_name: defaultdict[str, list[ToolRecord]] = defaultdict(list)
+    for tool in graph.tools:
+        by_name[tool.tool].append(tool)
     rows = []
-    for name in dict.fromkeys(tool.tool for tool in graph.tools):
-        calls = [tool for tool in graph.tools if tool.tool == name]
+    for name, calls in by_name.items():
         times = [graph.ended(tool) - tool.started for tool in calls]
         expected = [tool.expected for tool in calls if tool.expected is not None]
         rows.append(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..history import StepRecord, ToolRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from ..history import BranchRecord, ForkRecord, History
 
@@ -43,7 +43,15 @@ class Graph:
         for activity in both:
             on[activity.branch].append(activity)
         self.on = {branch: sorted(found, key=self.ended) for branch, found in on.items()}
-        self._ends = {branch: [self.ended(one) for one in found] for branch, found in self.on.items()}
+        self._all = {branch: _ByEnd(self, found) for branch, found in self.on.items()}
+        self._tools = {
+            branch: _ByEnd(self, [one for one in found if isinstance(one, ToolRecord)])
+            for branch, found in self.on.items()
+        }
+        self._fork_ends = {
+            branch: sorted((self.ended(self.forks[one]), one) for one in found)
+            for branch, found in self.forks_on.items()
+        }
         self._branch_ends = {
             fork: sorted((self.ended(self.branches[one]), one) for one in found)
             for fork, found in self.branches_of.items()
@@ -83,15 +91,16 @@ class Graph:
         if isinstance(activity, StepRecord):
             for name in activity.parents:
                 found += self._ends_of(name, activity.started)
-            found += self._latest(activity.branch, activity.started, ToolRecord)
+            found += _latest(self._tools, activity.branch, activity.started)
         else:
             asked_by = self.step.get(activity.asked_by or "")
             if asked_by is not None and self.ended(asked_by) <= activity.started + _SAME_TIME:
                 found.append(asked_by)
-            found += self._latest(activity.branch, activity.started, (StepRecord, ToolRecord))
-            for fork in self.forks_on[activity.branch]:
-                if self.ended(self.forks[fork]) <= activity.started + _SAME_TIME:
-                    found += self._ends_of(fork, activity.started)
+            found += _latest(self._all, activity.branch, activity.started)
+            ends = self._fork_ends.get(activity.branch, [])
+            index = bisect_right(ends, (activity.started + _SAME_TIME, "\U0010ffff")) - 1
+            if index >= 0:
+                found += self._ends_of(ends[index][1], activity.started)
             branch = self.branches.get(activity.branch)
             for name in branch.parents if branch is not None and not found else ():
                 found += self._ends_of(name, activity.started)
@@ -107,7 +116,7 @@ class Graph:
         index = bisect_right(ends, (branch.started + _SAME_TIME, "\U0010ffff")) - 1
         if index < 0 or branch.started - ends[index][0] > SLOT_SECONDS:
             return []
-        return self._latest(ends[index][1], branch.started, (StepRecord, ToolRecord))
+        return _latest(self._all, ends[index][1], branch.started)
 
     def last(self) -> Activity | None:
         """Returns what ended last of all."""
@@ -130,18 +139,25 @@ class Graph:
                 # The losers are cancelled by the end of the one that was waited for.
                 branches = [one for one in branches if self.branches[one].outcome != "cancelled"] or branches
             for branch in branches:
-                found += self._latest(branch, before, (StepRecord, ToolRecord))
+                found += _latest(self._all, branch, before)
                 nested = [fork for fork in self.forks_on[branch] if fork not in seen]
                 seen.update(nested)
                 waiting += nested
         return found
 
-    def _latest(
-        self, branch: str, before: float, kinds: type[Activity] | tuple[type[Activity], ...]
-    ) -> list[Activity]:
-        """Returns the activity of these kinds that ended last on a branch, if any had."""
-        on = self.on.get(branch, [])
-        for index in range(bisect_right(self._ends.get(branch, []), before + _SAME_TIME) - 1, -1, -1):
-            if isinstance(on[index], kinds):
-                return [on[index]]
+
+class _ByEnd:
+    """Activities of one branch in the order of their ends."""
+
+    def __init__(self, graph: Graph, activities: Sequence[Activity]) -> None:
+        self.activities = activities
+        self.ends = [graph.ended(one) for one in activities]
+
+
+def _latest(of: dict[str, _ByEnd], branch: str, before: float) -> list[Activity]:
+    """Returns the activity that ended last on a branch by a time, if any had."""
+    found = of.get(branch)
+    if found is None:
         return []
+    index = bisect_right(found.ends, before + _SAME_TIME) - 1
+    return [found.activities[index]] if index >= 0 else []
