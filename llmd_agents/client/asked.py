@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from llmd_agents.hints.fields import Id
 from . import quiet
 from .declared_tools import DeclaredTool, declared_tool
 from .durations import tool_durations
+from .guard import guard
 from .open_call import OpenCall
 from .tool_name import tool_name
 
@@ -57,7 +57,6 @@ class AskedTools:
         # In the order of asking. Plain dictionaries, for a fork has up to 100,000 branches.
         self._open: dict[str, _Asked] = {}
         self._lifetimes: dict[str, Lifetime | float] = {}
-        self._lock = threading.Lock()
 
     def asked(self, step: str, calls: Sequence[tuple[str, str]]) -> None:
         """Notes that a step's answer asks for tools, and tells the servers at once.
@@ -77,7 +76,7 @@ class AskedTools:
         Args:
             call_id: which one, where the caller knows; otherwise the oldest of that name.
         """
-        with self._lock:
+        with guard:
             if call_id is None:
                 call_id = next(
                     (key for key, open_ in self._open.items() if open_.call.record.tool == name), None
@@ -91,7 +90,7 @@ class AskedTools:
             return
         with quiet.faults("a tool's result is not noted"):
             for call_id in call_ids:
-                with self._lock:
+                with guard:
                     found = self._open.pop(call_id, None)
                 if found is not None:
                     _end(found.call, "ok")
@@ -108,7 +107,7 @@ class AskedTools:
         if not self._open:
             return
         with quiet.faults("calls of tools are not ended"):
-            with self._lock:
+            with guard:
                 left = list(self._open.values())
                 self._open.clear()
             for found in left:
@@ -119,7 +118,7 @@ class AskedTools:
             return  # the same answer, seen again
         tool = declared_tool(name) or DeclaredTool(name)
         call = OpenCall.begin(self._branch, self._own_id(call_id), tool, asked_by=step)
-        with self._lock:
+        with guard:
             self._open[call_id] = _Asked(call, teaches)
             dropped = self._open.pop(next(iter(self._open))) if len(self._open) > OPEN_MAX else None
             if tool.result_lifetime is not None:

@@ -1,6 +1,5 @@
 """Programs for clients that declare nothing: one per client, one branch per chain of context."""
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from llmd_agents.hints import Link
 
 from .branch import Branch
 from .frame import Frame
+from .guard import guard
 from .ids import Counter
 from .prompt import Prompt
 from .run import Run, program
@@ -33,23 +33,26 @@ class ImplicitProgram:
         self._ends: dict[str, tuple[bytes, ...]] = {}
         self._ids = Counter("b")
         self._used_at = 0.0
-        self._lock = threading.Lock()
 
     def prompts(self) -> list[Prompt]:
         """Returns the prompts that a new one may extend, the latest first."""
         return [] if self._run is None else self._run.context.prompts()
 
     def frame(self, links: list[Link]) -> Frame:
-        with self._lock:
-            now = self._clock()
-            if self._run is not None and now - self._used_at > IDLE_SECONDS:
-                self._run.finish("abandoned")
-                self._forget()
-            self._used_at = now
-            if self._run is None:
-                self._run = program(self._name)
-                self._run.start()
-            return Frame(self._continued(links) or self._begin(self._run))
+        self._end_if_idle()
+        run = self._run or self._begin()
+        given_up = None
+        with guard:
+            branch = self._continued(links)
+            if branch is None:
+                branch = Branch(run, self._ids.next())
+                self._branches[branch.id] = branch
+                if len(self._branches) > BRANCHES_MAX:
+                    given_up = self._branches.popitem(last=False)[1]
+                    self._forget_ends(given_up.id)
+        if given_up is not None:
+            given_up.end("abandoned")
+        return Frame(branch)
 
     def answered(self, branch: Branch, *ends: bytes) -> None:
         """Notes how far the branch's context reaches now.
@@ -57,7 +60,7 @@ class ImplicitProgram:
         Args:
             ends: digests by which a call may name that context.
         """
-        with self._lock:
+        with guard:
             if branch.id in self._branches:
                 self._forget_ends(branch.id)
                 self._by_end.update(dict.fromkeys(ends, branch.id))
@@ -75,17 +78,24 @@ class ImplicitProgram:
         for end in self._ends.pop(branch_id, ()):
             self._by_end.pop(end, None)
 
-    def _begin(self, run: Run) -> Branch:
-        branch = Branch(run, self._ids.next())
-        self._branches[branch.id] = branch
-        if len(self._branches) > BRANCHES_MAX:
-            oldest, given_up = self._branches.popitem(last=False)
-            self._forget_ends(oldest)
-            given_up.end("abandoned")
-        return branch
+    def _begin(self) -> Run:
+        run = program(self._name)
+        run.start()
+        with guard:
+            self._run = self._run or run  # of two threads that come here at once, the first begins it
+            return self._run
 
-    def _forget(self) -> None:
-        self._run = None
-        self._branches.clear()
-        self._by_end.clear()
-        self._ends.clear()
+    def _end_if_idle(self) -> None:
+        with guard:
+            now = self._clock()
+            idle, self._used_at = now - self._used_at > IDLE_SECONDS, now
+            run = self._run
+            if run is None or not idle:
+                return
+            self._run, branches = None, list(self._branches.values())
+            self._branches.clear()
+            self._by_end.clear()
+            self._ends.clear()
+        run.finish("abandoned")
+        for branch in branches:
+            branch.settle("abandoned")

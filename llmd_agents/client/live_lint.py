@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from functools import cache
@@ -50,7 +51,8 @@ class LiveLint:
 
     def forget(self, branch: Branch) -> None:
         """Frees what is remembered of a branch that has ended."""
-        self._watch.forget(_key(branch))
+        if not _shares_key(branch) or branch.run.finished:
+            self._watch.forget(_key(branch))
 
     def _prices(self) -> Prices | None:
         try:
@@ -63,6 +65,11 @@ class LiveLint:
 @cache
 def _live() -> LiveLint:
     return LiveLint()
+
+
+if hasattr(os, "register_at_fork"):
+    # The parent's lock may be held by a thread that the child does not have.
+    os.register_at_fork(after_in_child=_live.cache_clear)
 
 
 def lint(pending: PendingStep, content: bytes) -> None:
@@ -96,7 +103,9 @@ def _warn(message: str, category: type[Warning]) -> None:
 
 
 def _key(branch: Branch) -> str:
-    if branch.run.declared.name == "undeclared":
-        # Its branches are told apart by the prompts themselves: one that parts from its branch is on another.
-        return branch.run.id
-    return f"{branch.run.id}:{branch.id}"
+    return branch.run.id if _shares_key(branch) else f"{branch.run.id}:{branch.id}"
+
+
+def _shares_key(branch: Branch) -> bool:
+    # Where nothing is declared the prompts tell branches apart: one that parts from its branch is on another.
+    return branch.run.declared.name == "undeclared"

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 from llmd_agents.hints import Event
 
+from .guard import guard
 from .sender import Sender
 
 log = logging.getLogger("llmd_agents.client")
@@ -26,7 +26,6 @@ class Outbox:
     def __init__(self) -> None:
         self._credentials: dict[Sender, str | None] = {}
         self._early: deque[Event] = deque(maxlen=EARLY_EVENTS_MAX)
-        self._lock = threading.Lock()
 
     @property
     def dropped(self) -> int:
@@ -37,14 +36,15 @@ class Outbox:
         """Adds a server, or notes the credential that the latest call to it used."""
         if self._credentials.get(sender, "") == authorization:
             return
-        with self._lock:
+        with guard:
             new = sender not in self._credentials
             self._credentials = {**self._credentials, sender: authorization}
-            for event in self._early if new else ():
-                sender.put(event, authorization)
+            early = list(self._early) if new else []
+        for event in early:
+            sender.put(event, authorization)
 
     def put(self, event: Event) -> None:
-        with self._lock:
+        with guard:
             if len(self._early) < EARLY_EVENTS_MAX:
                 # Kept for a second server that the program may turn to later.
                 self._early.append(event)

@@ -1,8 +1,9 @@
 """A mapping that remembers only what was put last."""
 
-import threading
 from collections import OrderedDict
 from typing import Generic, TypeVar
+
+from .guard import guard
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -14,7 +15,6 @@ class Recent(Generic[K, V]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._values: OrderedDict[K, V] = OrderedDict()
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._values)
@@ -23,12 +23,12 @@ class Recent(Generic[K, V]):
         return self._values.get(key)
 
     def put(self, key: K, value: V) -> None:
-        with self._lock:
+        with guard:
             self._values[key] = value
             self._values.move_to_end(key)
             if len(self._values) > self._most:
                 self._values.popitem(last=False)
 
     def newest_first(self) -> list[V]:
-        with self._lock:
+        with guard:
             return list(reversed(self._values.values()))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from .compaction import Conversations
+from .guard import guard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,6 @@ class Trail:
         self.conversations = Conversations()
         self._told: dict[str, Sequence[Link]] = {}
         self._open: dict[PendingStep, None] = {}
-        self._lock = threading.Lock()
 
     def known_links(self, server: str, links: Sequence[Link]) -> int:
         """Returns how many leading links of a chain the server has been told of on this branch."""
@@ -51,14 +50,14 @@ class Trail:
         self._told.pop(server, None)
 
     def open(self, step: PendingStep) -> None:
-        with self._lock:
+        with guard:
             self.newest = step
             self._open[step] = None
         if len(self._open) > OPEN_MAX:
             self._settle_failed()
 
     def close(self, step: PendingStep) -> None:
-        with self._lock:
+        with guard:
             self._open.pop(step, None)
 
     def settle(self, outcome: Outcome) -> None:

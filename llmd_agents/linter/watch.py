@@ -86,7 +86,7 @@ class PrefixWatch:
         self._branches: OrderedDict[str, OrderedDict[bytes, _Tip]] = OrderedDict()
         self._text_bytes = 0.0
         self._tokens = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def held_bytes(self) -> int:

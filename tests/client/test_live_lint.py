@@ -8,6 +8,7 @@ import pytest
 from openai import OpenAI
 
 from llmd_agents import instrument, program
+from llmd_agents.client import live_lint
 from llmd_agents.linter import PrefixWarning
 from tests.recording import recording_server
 
@@ -19,6 +20,7 @@ def call(client: OpenAI, said: Any) -> int:
 
 @pytest.fixture
 def client() -> Any:
+    live_lint._live.cache_clear()  # what other tests were warned of
     with recording_server() as (_, url), OpenAI(base_url=url, api_key="k") as made:
         yield instrument(made)
 
@@ -64,3 +66,15 @@ def test_a_price_that_cannot_be_read_is_told_and_the_finding_too(
                 call(client, [{"role": "developer", "content": said[0]["content"]}, *said[1:]])
     assert {warning.category for warning in caught} == {PrefixWarning, UserWarning}
     assert any("cheap" in str(warning.message) for warning in caught)
+
+
+def test_a_branch_that_nobody_declared_ends_alone(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmd_agents.client.implicit.BRANCHES_MAX", 2)
+    first, second = turns("one of many", 2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(client, first)
+        for number in range(4):
+            call(client, [{"role": "user", "content": str(number)}])
+        call(client, second)
+    assert [one.category for one in caught] == [PrefixWarning]
