@@ -20,18 +20,22 @@ def watch(response: Any, pending: PendingStep) -> None:
     """Lets a step learn from its response's body.
 
     Args:
-        response: of httpx or httpx2, whose body has not been read yet. All ways of reading it but the raw one
-            go through `iter_bytes` or `aiter_bytes`.
+        response: of httpx or httpx2. All ways of reading its body but the raw one go through `iter_bytes` or
+            `aiter_bytes`, until it is over.
     """
     watched = _Watched(response, pending)
+    if response.is_closed:  # there is no stream: a cache or a test gave it whole
+        watched.take(response.content)
+        return
     if hasattr(response.stream, "__aiter__"):
-        response.aiter_bytes, response.aclose = watched.aiter_bytes, watched.aclose
+        watched.stand_in("aiter_bytes", "aclose")
     if hasattr(response.stream, "__iter__"):
-        response.iter_bytes, response.close = watched.iter_bytes, watched.close
+        watched.stand_in("iter_bytes", "close")
 
 
 class _Watched:
     def __init__(self, response: Any, pending: PendingStep) -> None:
+        self._response = response
         self._iter_bytes = response.iter_bytes
         self._aiter_bytes = response.aiter_bytes
         self._close = response.close
@@ -40,6 +44,18 @@ class _Watched:
         streamed = response.headers.get("content-type", "").startswith("text/event-stream")
         self._answer = Answer(streamed=streamed)
         self._begun = self._reading = self._over = False
+        self._replaced: dict[str, Any] = {}
+
+    def stand_in(self, *names: str) -> None:
+        """Takes the place of methods of the response, until it is over."""
+        methods = vars(self._response)
+        for name in names:
+            self._replaced[name] = methods.get(name)
+            methods[name] = getattr(self, name)
+
+    def take(self, content: bytes) -> None:
+        self._feed(content)
+        self._end("ok")
 
     def iter_bytes(self, chunk_size: int | None = None) -> Iterator[bytes]:
         outcome: Outcome = "cancelled"
@@ -102,8 +118,19 @@ class _Watched:
             return
         self._over = True
         with faults("an answer was not read"):
+            self._stand_back()
             if outcome == "ok":
                 self._answer.end()
             elif outcome == "cancelled" and self._answer.complete:
                 outcome = "ok"  # nothing but the connection's end was left to read
             self._pending.on_end(self._answer, outcome)
+
+    def _stand_back(self) -> None:
+        # From here on the response is what it would have been: it can be pickled, and is freed when dropped.
+        methods = vars(self._response)
+        for name, before in self._replaced.items():
+            if methods.get(name) == getattr(self, name):
+                if before is None:
+                    del methods[name]
+                else:
+                    methods[name] = before

@@ -1,16 +1,21 @@
 """What real calls tell of themselves, on every route and however they are read: tokens, tools, outcomes."""
 
 import asyncio
+import gc
+import pickle
 import time
+import weakref
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from llmd_agents import instrument, program
+from llmd_agents import attach, instrument, program
 from llmd_agents.client.history import StepRecord
 from llmd_agents.client.run import Run
+from llmd_agents.client.sender import httpx as openai_httpx
 from llmd_agents.engine import EngineServer, load_profile
 from llmd_agents.hints import ToolFinished, ToolStarted, decode_hints
 from llmd_agents.serving import in_background
@@ -242,3 +247,58 @@ def test_reading_along_changes_nothing_of_an_answer() -> None:
             assert hinted.content == bare.content
             assert hinted.http_response.read() == bare.content  # read again, from what was kept
             assert hinted.parse() == bare.parse()
+
+
+ANSWER = b'{"usage":{"prompt_tokens":10,"completion_tokens":2}}'
+CALL: Any = {"url": "http://one/v1/chat/completions", "json": {"model": "m", "messages": HELLO}}
+
+
+def answering(library: Any, streamed: bool) -> Any:
+    """A client whose transport has the answer whole, as a cache has, or streams it."""
+
+    def answer(_: Any) -> Any:
+        body = {"stream": library.ByteStream(ANSWER)} if streamed else {"content": ANSWER}
+        return library.Response(200, **body)
+
+    return attach(library.Client(transport=library.MockTransport(answer)))
+
+
+@pytest.mark.parametrize("library", [httpx, openai_httpx])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_response_that_was_read_is_as_without_the_library(library: Any, streamed: bool) -> None:
+    with answering(library, streamed) as client, program("p") as run:
+        response = client.post(**CALL)
+    assert only(run).input_tokens == 10
+    assert pickle.loads(pickle.dumps(response)).content == ANSWER
+    assert not {"iter_bytes", "aiter_bytes", "close", "aclose"} & set(vars(response))
+
+
+def test_responses_are_freed_without_the_garbage_collector() -> None:
+    with answering(openai_httpx, streamed=True) as client, program("p"):
+        gc.collect()
+        gc.disable()
+        try:
+            kept = [weakref.ref(client.post(**CALL)) for _ in range(5)]
+            # httpx, unlike httpx2, makes a cycle of its own.
+            assert openai_httpx.__name__ == "httpx" or not any(one() is not None for one in kept)
+        finally:
+            gc.enable()
+
+
+def test_methods_that_others_put_on_a_response_stay(engine: str) -> None:
+    """As tracers do, before the library or after it."""
+    with openai_httpx.Client() as client:
+
+        def traced(response: Any) -> None:
+            real = response.iter_bytes
+            response.iter_bytes = lambda *given: real(*given)
+
+        client.event_hooks["response"].append(traced)
+        attach(client)
+        client.event_hooks["response"].append(traced)
+        body: Any = {"model": "m", "messages": HELLO, "max_tokens": 2}
+        with program("p") as run:
+            response = client.post(f"{engine}/chat/completions", json=body)
+    assert only(run).output_tokens == 2
+    assert b"".join(response.iter_bytes()) == response.content
+    assert "iter_bytes" in vars(response)
