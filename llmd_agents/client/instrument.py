@@ -21,6 +21,7 @@ from llmd_agents.hints.dialects import (
 )
 
 from .frame import current_frame
+from .guard import guard
 from .handover import BAGGAGE_KEY, current_baggage
 from .implicit import ImplicitProgram
 from .live_lint import lint
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="openai.OpenAI | openai.AsyncOpenAI")
 H = TypeVar("H")
 
-_EXTENSION = "llmd_agents.step"
+_STEP = "llmd_agents.step"
+_ADDED = "llmd_agents.added"
+"""Extensions of a request: the step that it is, and what its headers were before those that were added.
+Redirected requests take them over."""
 
 
 class _Request(Protocol):
@@ -76,22 +80,39 @@ class _Hooks:
         self._hosts = hosts
         self._implicit = ImplicitProgram("undeclared")
 
+    def join(self, http: Any) -> None:
+        """Puts the hooks behind those that a client has, if they are not there."""
+        with faults("a client's hooks were not set"):
+            if hasattr(http, "aclose"):
+                ours: Any = {"request": self.on_request_async, "response": self.on_response_async}
+            else:
+                ours = {"request": self.on_request, "response": self.on_response}
+            theirs = http.event_hooks
+            if any(hook not in theirs[event] for event, hook in ours.items()):
+                with guard:
+                    for event, hook in ours.items():
+                        if hook not in theirs[event]:
+                            theirs[event].append(hook)
+
     def on_request(self, request: _Request) -> None:
         with faults("no hints for a call"):
             if self._hosts is not None and request.url.host not in self._hosts:
+                _take_back_headers(request)
                 return
             place = place_of(request.url) if request.method == "POST" else None
-            if place is not None and HINTS_HEADER not in request.headers:
-                self._add_hints(request, place)
-            elif place is None and self._hosts is not None:
+            if place is not None:
+                _forget_answered(request)
+                if HINTS_HEADER not in request.headers:
+                    self._add_hints(request, place)
+            elif self._hosts is not None:
                 _add_baggage(request)
 
     def _add_hints(self, request: _Request, place: Place) -> None:
         content = request.content
         pending = begin_step(content, place, current_frame(), self._implicit)
-        request.extensions[_EXTENSION] = pending
+        request.extensions[_STEP] = pending
         if not place.openai:
-            request.headers[HINTS_HEADER] = pending.header()
+            _add_header(request, HINTS_HEADER, pending.header())
             pending.branch.run.outbox.add_sender(
                 sender_for(place.events), request.headers.get("authorization")
             )
@@ -100,22 +121,23 @@ class _Hooks:
                 parent = pending.branch.parent
                 around = replace(self._surroundings, parent_branch=None if parent is None else parent.id)
                 for name, value in apply_headers(dialects, pending.hints, around).items():
-                    request.headers.setdefault(name, value)
+                    if name not in request.headers:
+                        _add_header(request, name, value)
                 if any(DIALECTS[name].fields is not None for name in dialects):
                     _change_body(request, apply_body(dialects, pending.hints, json.loads(content), around))
         lint(pending, content)
 
     def on_response(self, response: _Response) -> None:
         with faults("a response was not observed"):
-            pending = response.request.extensions.get(_EXTENSION)
+            pending = response.request.extensions.get(_STEP)
             if isinstance(pending, PendingStep):
                 pending.on_answer(response.status_code, response.headers.get(ACK_HEADER))
-                if response.status_code < 400:
+                if response.status_code < 300:
                     watch(response, pending)
 
     def on_failure(self, request: Any, outcome: Outcome) -> None:
         with faults("a failure was not observed"):
-            pending = request.extensions.get(_EXTENSION)
+            pending = request.extensions.get(_STEP)
             if isinstance(pending, PendingStep):
                 pending.on_failure(outcome)
 
@@ -129,7 +151,28 @@ class _Hooks:
 def _add_baggage(request: _Request) -> None:
     ours, theirs = current_baggage(), request.headers.get("baggage", "")
     if ours is not None and BAGGAGE_KEY not in theirs:
-        request.headers["baggage"] = f"{theirs},{ours}" if theirs else ours
+        _add_header(request, "baggage", f"{theirs},{ours}" if theirs else ours)
+
+
+def _add_header(request: _Request, name: str, value: str) -> None:
+    request.extensions.setdefault(_ADDED, {})[name] = request.headers.get(name)
+    request.headers[name] = value
+
+
+def _take_back_headers(request: _Request) -> None:
+    for name, before in request.extensions.pop(_ADDED, {}).items():
+        if before is None:
+            request.headers.pop(name, None)
+        else:
+            request.headers[name] = before
+
+
+def _forget_answered(request: _Request) -> None:
+    """Lets a request object that is sent once more, after it was answered, be another step."""
+    pending = request.extensions.get(_STEP)
+    if isinstance(pending, PendingStep) and pending.answered:
+        del request.extensions[_STEP]
+        _take_back_headers(request)
 
 
 def _change_body(request: Any, body: dict[str, Any] | None) -> None:
@@ -199,29 +242,23 @@ def attach(
     if isinstance(hosts, str):
         hosts = (hosts,)
     chosen = client_dialects(dialects)
-    if http in _attached:
-        return http_client
     named = None if hosts is None else frozenset(host.lower() for host in hosts)
+    with guard:
+        if http in _attached:
+            return http_client
+        _attached.add(http)
     hooks = _Hooks(chosen, surroundings or Surroundings(), named)
-    registered: dict[str, list[Callable[..., Any]]] = http.event_hooks
-    if hasattr(http, "aclose"):
-        registered["request"].append(hooks.on_request_async)
-        registered["response"].append(hooks.on_response_async)
-        http.send = _watched_async(http.send, hooks)
-    else:
-        registered["request"].append(hooks.on_request)
-        registered["response"].append(hooks.on_response)
-        http.send = _watched(http.send, hooks)
-    http.event_hooks = registered
-    _attached.add(http)
+    hooks.join(http)
+    http.send = (_watched_async if hasattr(http, "aclose") else _watched)(http, http.send, hooks)
     return http_client
 
 
-# What raises instead of responding passes no hook.
+# What raises instead of responding passes no hook; and the application may have set other hooks since.
 
 
-def _watched(send: Callable[..., Any], hooks: _Hooks) -> Callable[..., Any]:
+def _watched(http: Any, send: Callable[..., Any], hooks: _Hooks) -> Callable[..., Any]:
     def watched(request: Any, *args: Any, **kwargs: Any) -> Any:
+        hooks.join(http)
         try:
             return send(request, *args, **kwargs)
         except BaseException as error:
@@ -231,8 +268,9 @@ def _watched(send: Callable[..., Any], hooks: _Hooks) -> Callable[..., Any]:
     return watched
 
 
-def _watched_async(send: Callable[..., Any], hooks: _Hooks) -> Callable[..., Any]:
+def _watched_async(http: Any, send: Callable[..., Any], hooks: _Hooks) -> Callable[..., Any]:
     async def watched(request: Any, *args: Any, **kwargs: Any) -> Any:
+        hooks.join(http)
         try:
             return await send(request, *args, **kwargs)
         except BaseException as error:

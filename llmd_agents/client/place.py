@@ -51,6 +51,8 @@ def _place(url: Any) -> Place | None:
     path: str = url.path
     for route in _ROUTES:
         if path.endswith(f"/{route}"):
-            base = str(url.copy_with(path=path.removesuffix(f"/{route}"), query=None)).rstrip("/")
+            # Without what may be secret in it: who calls, with which password or key.
+            base = str(url.copy_with(path=path.removesuffix(f"/{route}"), query=None, userinfo=b""))
+            base = base.rstrip("/")
             return Place(route, base, base + EVENTS_PATH.removeprefix("/v1"), is_openai(base))
     return None

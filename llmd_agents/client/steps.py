@@ -98,7 +98,7 @@ class PendingStep:
         """Takes note of the head of a response."""
         record = self.record
         record.status = status
-        if status >= 400:
+        if status >= 300:  # another request may follow, to where a redirection says
             self.on_failure("error")
             return
         record.outcome = record.ended = None

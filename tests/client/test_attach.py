@@ -164,3 +164,98 @@ def test_retries_carry_the_changed_body() -> None:
             client.chat.completions.create(**BODY)
     assert recorded.calls[0].body == recorded.calls[1].body
     assert "prompt_cache_key" in recorded.calls[1].json
+
+
+def posts(client: Any, url: str = "http://one/v1/chat/completions") -> Any:
+    return client.post(url, json=BODY)
+
+
+@pytest.mark.parametrize("library", [httpx, openai_httpx])
+def test_a_redirected_call_is_one_step_and_observed_where_it_ends(library: Any) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def answer(request: Any) -> Any:
+        seen.append((request.url.host, "x-llmd-hints" in request.headers))
+        if request.url.host == "one":
+            away = str(request.url).replace("one", "two")
+            return library.Response(307, headers={"location": away}, json={"usage": {"prompt_tokens": 1}})
+        return library.Response(200, json={"usage": {"prompt_tokens": 10}})
+
+    for hosts in (None, ["one"]):
+        transport = library.MockTransport(answer)
+        with library.Client(transport=transport, follow_redirects=True) as client, program("p") as run:
+            posts(attach(client, hosts=hosts))
+        assert [(record.step, record.status, record.input_tokens) for record in run.history.steps] == [
+            ("s1", 200, 10)
+        ]
+    # Where the hosts are named, hints go to no other, whoever sends the call there.
+    assert seen == [("one", True), ("two", True), ("one", True), ("two", False)]
+
+
+def test_a_redirection_takes_no_baggage_and_no_dialect_elsewhere() -> None:
+    seen: list[tuple[str, Any, bool]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        headers = request.headers
+        seen.append((request.url.host, headers.get("baggage"), "x-session-id" in headers))
+        away = {"location": str(request.url).replace("one", "two")}
+        return httpx.Response(307 if request.url.host == "one" else 200, headers=away, json={})
+
+    with httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True) as client:
+        attach(client, hosts=["one"], dialects=["llm_d"])
+        with program("p") as run:
+            client.post("http://one/search", headers={"baggage": "tenant=a"})
+            posts(client)
+    assert seen == [
+        ("one", f"tenant=a,llmd-program={run.id}", False),
+        ("two", "tenant=a", False),
+        ("one", None, True),
+        ("two", None, False),
+    ]
+
+
+@pytest.mark.parametrize("library", [httpx, openai_httpx])
+def test_hooks_that_the_application_sets_later_stand_beside_ours(library: Any) -> None:
+    seen: list[str] = []
+    transport = library.MockTransport(lambda request: library.Response(200, json={}))
+    with attach(library.Client(transport=transport)) as client, program("p") as run:
+        client.event_hooks = {"request": [lambda request: seen.append(request.method)]}
+        for _ in range(2):
+            posts(client)
+    assert seen == ["POST", "POST"]
+    assert [record.status for record in run.history.steps] == [200, 200]
+    assert len(client.event_hooks["request"]) == 2
+
+
+def test_a_request_that_is_sent_again_after_its_answer_is_another_step() -> None:
+    statuses = iter([503, 200, 200])
+    transport = httpx.MockTransport(lambda _: httpx.Response(next(statuses), json={}))
+    with attach(httpx.Client(transport=transport)) as client, program("p") as run:
+        request = client.build_request("POST", "http://one/v1/chat/completions", json=BODY)
+        for _ in range(3):
+            client.send(request)
+    assert [(record.step, record.parents) for record in run.history.steps] == [("s1", ()), ("s2", ("s1",))]
+
+
+def test_a_password_in_the_url_is_told_to_nobody() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={}))
+    with attach(httpx.Client(transport=transport)) as client, program("p") as run:
+        posts(client, "http://user:secret@one/v1/chat/completions?key=secret")
+    assert [record.server for record in run.history.steps] == ["http://one/v1"]
+
+
+@pytest.mark.parametrize("library", [httpx, openai_httpx])
+def test_a_clients_own_way_of_sending_is_kept(library: Any) -> None:
+    class Counting(library.Client):  # type: ignore[misc]
+        sent = 0
+
+        def send(self, request: Any, **options: Any) -> Any:
+            self.sent += 1
+            return super().send(request, **options)
+
+    transport = library.MockTransport(lambda request: library.Response(200, json={}))
+    with attach(Counting(transport=transport)) as client, program("p") as run:
+        posts(client)
+        client.get("http://one/v1/models")
+    assert client.sent == 2
+    assert len(run.history.steps) == 1
