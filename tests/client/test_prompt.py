@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmd_agents.client.known_context import KnownContext
 from llmd_agents.client.prompt import Prompt, read_prompt
 from llmd_agents.hints import chain, lineage_digest
 
@@ -150,3 +151,14 @@ def test_a_raw_prompt_has_pieces_as_items() -> None:
 def test_the_next_call_may_name_this_one(instructions: str | None, previous: str | None, given: Any) -> None:
     body = {"model": "m", "instructions": instructions, "previous_response_id": previous, "input": given}
     assert read_prompt(compact(body)).lineage("resp_2") == lineage_digest(body, "resp_2")
+
+
+def test_what_is_remembered_of_a_prompt_holds_no_messages() -> None:
+    context = KnownContext()
+    said = [{"role": "user", "content": "a" * 100_000}, {"role": "user", "content": "b"}]
+    kept = context.note_prompt(read_prompt(compact({"messages": said[:1]})))
+    assert context.prompts() == [kept]
+    assert not kept.items
+    longer = read_prompt(compact({"messages": said}), context.prompts())
+    assert [item for _, item in longer.new_items()] == said[1:]
+    assert longer.links == chain({"messages": said})
