@@ -70,7 +70,7 @@ class ToolDurations:
 
     def __init__(self) -> None:
         self._tools: OrderedDict[str, TDigest] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def observe(self, name: str, seconds: float) -> None:
         """Learns that one call took so long. What is no duration is left out."""
@@ -103,7 +103,8 @@ class ToolDurations:
         """Writes all that was learned to a file, in one piece: a reader never sees half of it.
 
         What the file tells of tools that are not known here is kept; of a tool that two processes know, what
-        the last one to save knows. A file that cannot be written is logged as a warning.
+        the last one to save knows. A file that cannot be written is logged as a warning, and so is one that
+        is something else: it stays as it is.
         """
         from .durations_file import write
 
@@ -141,7 +142,7 @@ class ToolDurations:
 
     def _unlock(self) -> None:
         # In a forked child: a thread that it does not have may have held the lock.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
 
 def _digest() -> TDigest:
@@ -177,6 +178,7 @@ def tool_durations() -> ToolDurations:
             if _learned is None:
                 found = ToolDurations()
                 if path := os.environ.get(FILE_VARIABLE):
+                    path = os.path.abspath(path)  # the working directory may be another one at the end
                     found.load(path)
                     atexit.register(found.save, path)
                 _learned = found

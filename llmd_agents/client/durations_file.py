@@ -15,6 +15,10 @@ from .durations import CENTROIDS_MAX, MEMORY, SHORTEST_S, TOOLS_MAX
 
 FILE_MAX_BYTES: Final = 8 << 20
 
+_FORMAT: Final = "llmd-agents tool durations"
+_FORMAT_WITHIN: Final = 64
+"""Bytes in which a file of this format names it, however damaged the rest is."""
+
 _Mean = Annotated[float, Field(ge=math.log(SHORTEST_S), le=math.log(SECONDS_MAX), allow_inf_nan=False)]
 _Weight = Annotated[float, Field(gt=0, le=2 * MEMORY, allow_inf_nan=False)]
 _Centroids = Annotated[list[tuple[_Mean, _Weight]], Field(min_length=1, max_length=2 * CENTROIDS_MAX)]
@@ -23,7 +27,7 @@ _Centroids = Annotated[list[tuple[_Mean, _Weight]], Field(min_length=1, max_leng
 class _File(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    format: Literal["llmd-agents tool durations"] = "llmd-agents tool durations"
+    format: Literal["llmd-agents tool durations"] = _FORMAT
     version: Literal[1] = 1
     tools: Annotated[dict[Name, _Centroids], Field(max_length=TOOLS_MAX)]
     """For each tool the centroids of its t-digest: (mean of ln seconds, weight)."""
@@ -49,7 +53,11 @@ def write(path: Path, tools: dict[str, list[tuple[float, float]]]) -> None:
 
     Raises:
         OSError: if that is not possible; the old file is as it was.
+        ValueError: if what lies there is something else: the path was not meant for us.
     """
+    path = path.resolve()  # a link stays one
+    if path.exists() and not _replaceable(path):
+        raise ValueError("it is not a file of tool durations")
     content = _File(tools=tools).model_dump_json().encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -60,3 +68,11 @@ def write(path: Path, tools: dict[str, list[tuple[float, float]]]) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _replaceable(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(_FORMAT_WITHIN)
+    return not start or _FORMAT.encode() in start

@@ -211,12 +211,10 @@ def test_a_file_by_hand(tmp_path: Path, learned: ToolDurations) -> None:
     "content",
     [
         b"",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b"{}",
-        b"null",
+        json.dumps(GOOD).encode()[:-9],
+        json.dumps(GOOD).encode()[:50] + b"[" * 100_000,
+        json.dumps(GOOD).encode()[:50] + b"\xff\xfe",
         json.dumps(GOOD | {"version": 2}).encode(),
-        json.dumps(GOOD | {"format": "somebody else's"}).encode(),
         json.dumps(GOOD | {"tools": {"t": []}}).encode(),
         json.dumps(GOOD | {"tools": {"t": [[math.nan, 1.0]]}}).encode(),
         json.dumps(GOOD | {"tools": {"t": [[1e308, 1.0]]}}).encode(),
@@ -225,7 +223,7 @@ def test_a_file_by_hand(tmp_path: Path, learned: ToolDurations) -> None:
         json.dumps(GOOD | {"tools": {"": [[1.0, 1.0]]}}).encode(),
         json.dumps(GOOD | {"tools": {"t": [[1.0, 1.0]] * 1000}}).encode(),
         json.dumps(GOOD | {"tools": {f"t{i}": [[1.0, 1.0]] for i in range(TOOLS_MAX + 1)}}).encode(),
-        b" " * (9 << 20),
+        json.dumps(GOOD).encode() + b" " * (9 << 20),
     ],
 )
 def test_a_file_that_cannot_be_used_is_left_out(
@@ -243,6 +241,43 @@ def test_a_file_that_cannot_be_used_is_left_out(
     again = ToolDurations()
     again.load(path)
     assert list(again._tools) == ["t"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"{}",
+        b"\xff\xfe",
+        b"[project]\nname = 'mine'\n",
+        json.dumps(GOOD | {"format": "somebody else's"}).encode(),
+        b" " * (9 << 20),
+    ],
+)
+def test_what_is_no_such_file_is_neither_read_nor_replaced(
+    tmp_path: Path, learned: ToolDurations, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_bytes(content)
+    learned.observe("t", 1.0)
+    learned.save(path)
+    assert path.read_bytes() == content
+    not_read, not_saved = (record.getMessage() for record in caplog.records)
+    assert not_read.startswith(f"tool durations are not read from {path}: ")
+    assert not_saved == f"tool durations are not saved to {path}: it is not a file of tool durations"
+    assert list(learned._tools) == ["t"]
+
+
+def test_a_link_stays_one_and_a_pipe_too(tmp_path: Path, learned: ToolDurations) -> None:
+    (tmp_path / "link").symlink_to("target")
+    os.mkfifo(tmp_path / "fifo")
+    learned.observe("t", 1.0)
+    for _ in range(2):
+        learned.save(tmp_path / "link")
+    learned.save(tmp_path / "fifo")  # as it would be with /dev/null
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "fifo").is_fifo()
+    assert json.loads((tmp_path / "target").read_text())["tools"].keys() == {"t"}
 
 
 def test_places_that_cannot_be_read_or_written(
@@ -291,9 +326,18 @@ def test_the_environment_names_a_file(tmp_path: Path) -> None:
         assert told.samples == samples
 
 
+def test_a_relative_path_is_that_of_the_start(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    code = PROGRAM.format(then="import os; os.chdir('elsewhere')")
+    environment = os.environ | {"LLMD_AGENTS_TOOL_DURATIONS": "tools.json"}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, timeout=60, check=True)
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "tools.json"]
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
 def test_a_damaged_file_and_a_forked_child_do_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "tools.json"
-    path.write_text("{")
+    path.write_text(json.dumps(GOOD)[:-1])
     forking = """
 import os
 if (child := os.fork()) == 0:
