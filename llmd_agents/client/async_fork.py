@@ -47,32 +47,38 @@ class AsyncFork(Fork):
         stopped: list[asyncio.CancelledError] = []
 
         async def compete(index: int, item: T) -> None:
-            async with gate:
-                if race.decided:
-                    return
-                clear = False
-                try:
+            clear = False
+            try:
+                async with gate:
+                    if race.decided:
+                        return
                     with BranchBlock(self, index) as branch:
                         result = await function(item)
-                except asyncio.CancelledError as error:
-                    if not race.decided:
-                        stopped.append(error)
-                    clear = race.failed()
-                    raise
-                except Exception as error:  # noqa: BLE001  (raised again once all have ended)
-                    clear = race.failed(error)
-                else:
-                    clear = self._count(race, index, branch, result)
-                finally:
-                    if clear:
-                        self._give_up(indices, tasks)
+            except asyncio.CancelledError as error:
+                if not race.decided:
+                    stopped.append(error)
+                clear = race.failed()
+                raise
+            except Exception as error:  # noqa: BLE001  (raised again once all have ended)
+                clear = race.failed(error)
+            else:
+                clear = self._count(race, index, branch, result)
+            finally:
+                if clear:
+                    self._give_up(indices, tasks)
 
-        async with asyncio.TaskGroup() as group:
-            for index, item in zip(indices, work, strict=True):
-                tasks.append(group.create_task(compete(index, item)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index, item in zip(indices, work, strict=True):
+                    tasks.append(group.create_task(compete(index, item)))
+        except BaseExceptionGroup as several:
+            if len(several.exceptions) > 1:
+                raise
+            raise several.exceptions[0] from None
         results = self._results(race)
-        if stopped and not race.won:
-            raise stopped[0]
+        if not race.won:
+            # Nothing failed, yet too few succeeded: some were cancelled, perhaps before they began.
+            raise stopped[0] if stopped else asyncio.CancelledError
         return results
 
     async def call(self, *functions: Callable[[], Awaitable[R]]) -> list[R]:
@@ -82,5 +88,6 @@ class AsyncFork(Fork):
     def _give_up(self, indices: range, tasks: list[asyncio.Task[None]]) -> None:
         self._end_all(indices, "cancelled")
         for task in tasks:
-            if task is not asyncio.current_task():
+            # Those that are being cancelled already may be cleaning up, and are left to it.
+            if task is not asyncio.current_task() and not task.cancelling():
                 task.cancel()

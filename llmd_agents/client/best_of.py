@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from math import isnan
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, SupportsFloat, TypeVar
+
+from .sync_fork import refuse_coroutine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,9 +47,10 @@ class _Attempts(Generic[T]):
         self._errors: list[Exception] = []
 
     def scored(self, index: int, result: T, score: object) -> None:
-        if isinstance(score, bool) or not isinstance(score, int | float) or isnan(score):
-            raise TypeError(f"score must return a number, not {score!r}")
-        self._results[index], self._scores[index] = result, float(score)
+        # Numbers of other packages (numpy's, Decimal) are numbers too.
+        if isinstance(score, bool) or not isinstance(score, SupportsFloat) or isnan(worth := float(score)):
+            raise TypeError(f"score must return a number, not {score!r:.80}")
+        self._results[index], self._scores[index] = result, worth
 
     def failed(self, error: Exception) -> None:
         self._errors.append(error)
@@ -78,11 +81,11 @@ def best_in_threads(
     def make(index: int) -> None:
         try:
             result = attempt(index)
-            if inspect.iscoroutine(result):
-                result.close()
-                raise TypeError("attempt returned a coroutine: declare it with `async def`")
+            refuse_coroutine(result, "declare `attempt` with `async def`")
             with run.label(kind="evaluate"):
-                attempts.scored(index, result, score(result))
+                worth = score(result)
+                refuse_coroutine(worth, "a coroutine function scores what coroutine functions attempt")
+                attempts.scored(index, result, worth)
         except Exception as error:  # noqa: BLE001  (raised by `best` if all fail)
             attempts.failed(error)
 

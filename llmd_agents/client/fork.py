@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
     from llmd_agents.hints import ForkDeclared, Outcome
 
+    from .frame import Entry
     from .join import Join, Race
 
 R = TypeVar("R")
 
 
 class NotWaitedFor(Exception):
-    """A branch need not begin: its fork has what it waits for."""
+    """A branch of a race need not begin: its fork has what it waits for."""
 
 
 class Fork:
@@ -47,7 +48,7 @@ class Fork:
         self._open: dict[int, Branch] = {}
         self._joined = False
         self._kept: dict[int, Branch] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def branch(self) -> BranchBlock:
         """Runs the block as the fork's next branch. `map` does this for each item.
@@ -56,13 +57,16 @@ class Fork:
             RuntimeError: if all declared branches have been started, or the fork's block was left.
         """
         with self._lock:
-            if self._joined:
-                raise RuntimeError(f"fork {self.id} was joined: its block has been left")
+            self._check_not_joined()
             if self._started >= self.width:
                 raise RuntimeError(f"the fork was declared with {self.width} branches and all have started")
             index = self._started
             self._started += 1
         return BranchBlock(self, index)
+
+    def _check_not_joined(self) -> None:
+        if self._joined:
+            raise RuntimeError(f"fork {self.id} was joined: its block has been left")
 
     def _take(self, count: int) -> range:
         """Reserves the indices of the next branches."""
@@ -82,18 +86,19 @@ class Fork:
             self._parent.run, f"{self.id}.{index}", parents=self._parents, fork=position, parent=self._parent
         )
         with self._lock:
-            if self._joined or (race is not None and race.decided):
+            if race is not None and (race.decided or self._joined):
                 raise NotWaitedFor
+            self._check_not_joined()
             self._open[index] = branch
         return branch
 
     def _end(self, index: int, branch: Branch, error: type[BaseException] | None) -> None:
         with self._lock:
             self._open.pop(index, None)
-        if self._kept is not None and error is None:
-            self._kept[index] = branch
-        else:
-            branch.end(outcome_of(error))
+            if self._kept is not None and error is None and not self._joined:
+                self._kept[index] = branch
+                return
+        branch.end(outcome_of(error))
 
     def _end_all(self, indices: range, outcome: Outcome) -> None:
         """Ends the branches that still run: they are not waited for."""
@@ -139,13 +144,18 @@ class BranchBlock:
         self._fork = fork
         self._index = index
         self._race = race
+        self._branch: Branch | None = None
+        self._entry: Entry | None = None
 
     def __enter__(self) -> Branch:
         """Begins the branch.
 
         Raises:
-            NotWaitedFor: if the fork was joined, or the race is decided.
+            RuntimeError: if it has begun before, or the fork's block was left.
+            NotWaitedFor: if the race is decided.
         """
+        if self._branch is not None:
+            raise RuntimeError(f"branch {self._branch.id} has begun already; each branch is one block")
         self._branch = branch = self._fork._begin(self._index, self._race)
         self._entry = enter_frame(Frame(branch))
         branch.begin()
@@ -154,8 +164,9 @@ class BranchBlock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        leave_frame(self._entry)
-        self._fork._end(self._index, self._branch, kind)
+        if self._branch is not None and self._entry is not None:
+            leave_frame(self._entry)
+            self._fork._end(self._index, self._branch, kind)
 
 
 def _index(winner: tuple[int, object]) -> int:

@@ -49,6 +49,7 @@ class ForkBlock:
         self._record: ForkRecord | None = None
 
     def __enter__(self) -> SyncFork:
+        self._check_new()
         self._fork = fork = SyncFork(self._parent, self.declared, self._join)
         self._open()
         return fork
@@ -59,6 +60,7 @@ class ForkBlock:
         self._leave(failed=kind is not None)
 
     async def __aenter__(self) -> AsyncFork:
+        self._check_new()
         self._fork = fork = AsyncFork(self._parent, self.declared, self._join)
         self._open()
         return fork
@@ -67,6 +69,10 @@ class ForkBlock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._leave(failed=kind is not None)
+
+    def _check_new(self) -> None:
+        if self._fork is not None:
+            raise RuntimeError(f"fork {self.declared.fork} was entered already; each fork is one block")
 
     def _open(self) -> None:
         declared, run = self.declared, self._parent.run

@@ -19,8 +19,7 @@ class Loop:
     """What `run.loop` returns: iterate over it. Each time that is done is a loop of its own."""
 
     def __init__(self, branch: Callable[[], Branch], new_id: Callable[[], str], limit: int | None) -> None:
-        LoopPosition(id="l", iteration=0, limit=limit)  # refuses a limit outside the contract's
-        self.limit = limit
+        self.limit = LoopPosition(id="l", iteration=0, limit=limit).limit  # refuses one outside the contract
         self._branch = branch
         self._new_id = new_id
 

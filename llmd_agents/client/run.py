@@ -115,7 +115,8 @@ class Run:
 
         After a join that is the fork; before the branch's first step, what the branch started from.
         """
-        return self.here().frontier[-1] if self.here().frontier else None
+        frontier = self.here().frontier
+        return frontier[-1] if frontier else None
 
     def fork(self, width: int, *, name: str | None = None, join: Join = "all") -> ForkBlock:
         """Declares that `width` branches are about to start from the present context.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MAX_THREADS = 64
+
+
+def refuse_coroutine(result: object, advice: str) -> None:
+    """Raises TypeError where a plain function gave a coroutine: nobody here awaits it."""
+    if inspect.iscoroutine(result):
+        result.close()
+        raise TypeError(f"a coroutine was returned: {advice}")
 
 
 class SyncFork(Fork):
@@ -73,6 +81,7 @@ class SyncFork(Fork):
         try:
             with BranchBlock(self, index, race if self.join != "all" else None) as branch:
                 result = function(item)
+                refuse_coroutine(result, "`async with run.fork(…)` runs coroutine functions")
         except NotWaitedFor:
             return
         except Exception as error:  # noqa: BLE001  (raised by `map`)

@@ -2,7 +2,10 @@
 
 import asyncio
 import functools
+import math
+import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -88,6 +91,43 @@ def test_what_fails_does_not_count(wire: Wire) -> None:
     assert wire.outcomes == {"f1.0": "error", "f1.1": "error", "f1.2": "ok", "f1.3": "abandoned"}
 
 
+def test_scores_are_numbers_of_any_kind(wire: Wire) -> None:
+    def worth(score: Any) -> Any:
+        with program("p") as run:
+            return run.best_of(1, lambda index: index, score=lambda _: score).score
+
+    assert worth(Decimal("0.25")) == 0.25
+    for score in ("3", True, None, math.nan):
+        with pytest.raises(TypeError, match="score must return a number"):
+            worth(score)
+    with pytest.raises(TypeError, match="scores what coroutine functions attempt"):
+        worth(asyncio.sleep(0))
+
+
+def test_an_interrupt_leaves_no_attempt_open(wire: Wire) -> None:
+    begun, interrupted = threading.Barrier(6), threading.Event()
+    returned: list[int] = []
+
+    def attempt(index: int) -> int:
+        begun.wait(10)
+        if index == 0:
+            raise KeyboardInterrupt
+        assert interrupted.wait(10)
+        returned.append(index)
+        return index
+
+    with program("p") as run:
+        wire.call("start")
+        with pytest.raises(KeyboardInterrupt):
+            run.best_of(6, attempt, score=float)
+        interrupted.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("fork f1"):
+                thread.join(10)
+    assert len(returned) == 5
+    assert list(wire.outcomes.values()) == ["cancelled"] * 6
+
+
 def test_all_fail(wire: Wire) -> None:
     def attempt(index: int) -> int:
         raise ValueError(index)
@@ -97,7 +137,7 @@ def test_all_fail(wire: Wire) -> None:
             run.best_of(2, attempt, score=float)
         with pytest.raises(ValueError, match="0"):
             run.best_of(1, attempt, score=float)
-        with pytest.raises(TypeError, match="declare it with `async def`"):
+        with pytest.raises(TypeError, match="declare `attempt` with `async def`"):
             run.best_of(1, lambda index: asyncio.sleep(0), score=lambda _: 1.0)
         with pytest.raises(ValueError, match="width"):
             run.best_of(0, attempt, score=float)

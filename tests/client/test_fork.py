@@ -249,6 +249,74 @@ class Stop(BaseException):
     """As KeyboardInterrupt and SystemExit, which pytest takes for its own."""
 
 
+def test_who_cleans_up_after_a_timeout_is_cancelled_once(wire: Wire) -> None:
+    cleaned: list[int] = []
+
+    async def child(turns: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cleaned.append(turns)
+
+    async def main() -> None:
+        async with program("p") as run:
+            await wire.acall("start")
+            async with run.fork(3) as fork:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await fork.map(child, [1, 4, 8])
+
+    asyncio.run(main())
+    assert cleaned == [1, 4, 8]
+    assert set(wire.outcomes.values()) == {"cancelled"}
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_branch_that_is_cancelled_before_it_begins_is_missed(wire: Wire, limit: int | None) -> None:
+    running: set[Any] = set()
+
+    async def child(index: int) -> int:
+        if index == 0:
+            for task in asyncio.all_tasks() - running:
+                if task is not asyncio.current_task():
+                    task.cancel()
+        return index
+
+    async def main() -> None:
+        running.add(asyncio.current_task())
+        async with program("p") as run, run.fork(3) as fork:
+            await wire.acall("start")
+            with pytest.raises(asyncio.CancelledError):
+                await fork.map(child, range(3), limit=limit)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_stops_a_branch_is_raised_as_it_is(wire: Wire, alone: bool) -> None:
+    def stop(index: int) -> None:
+        if index == 0 or not alone:
+            raise Stop
+
+    async def astop(index: int) -> None:
+        stop(index)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with program("p") as run:
+            await wire.acall("start")
+            async with run.fork(2) as fork:
+                await fork.map(astop, range(2))
+
+    with pytest.raises(Stop if alone else BaseExceptionGroup):
+        asyncio.run(main())
+    assert wire.outcomes == {"f1.0": "cancelled", "f1.1": "cancelled"}
+    with program("p") as run, pytest.raises(Stop), run.fork(2) as fork:
+        fork.map(stop, range(2))
+
+
 @pytest.mark.parametrize("join", ["all", "any", 2])
 def test_what_is_no_exception_is_never_swallowed(wire: Wire, join: Any) -> None:
     def child(number: int) -> None:
@@ -368,6 +436,41 @@ def test_misuse_of_map() -> None:
         ):
             fork.map(str, [1, 2])
         assert fork.map(str, [3]) == ["3"]
+
+
+def test_each_block_is_entered_once(wire: Wire) -> None:
+    with program("p") as run:
+        wire.call("start")
+        block = run.fork(3)
+        with block as fork:
+            begun, late = fork.branch(), fork.branch()
+            with begun:
+                wire.call("once")
+            with pytest.raises(RuntimeError, match=r"branch f1\.0 has begun already"), begun:
+                wire.call("twice")
+        with pytest.raises(RuntimeError, match="fork f1 was joined"), late:
+            wire.call("late")
+        with pytest.raises(RuntimeError, match="fork f1 was entered already"), block:
+            wire.call("again")
+        wire.call("after")
+    assert wire.told.count("joined") == 1
+    assert (wire.step("after").branch, wire.parents("after")) == ("main", {"f1"})
+    assert wire.outcomes == {"f1.0": "ok"}
+    assert wire.hints.keys() == {"start", "once", "after"}
+
+
+def test_threads_do_not_run_coroutine_functions(wire: Wire) -> None:
+    async def child(text: str) -> None:
+        raise AssertionError("never awaited")
+
+    with program("p") as run:
+        wire.call("start")
+        with run.fork(2) as fork:
+            with pytest.raises(TypeError, match="async with"):
+                fork.map(child, ["a"])
+            with pytest.raises(TypeError, match="async with"):
+                fork.call(lambda: child("b"))
+    assert set(wire.outcomes.values()) == {"error"}
 
 
 def test_children_of_several_kinds(wire: Wire) -> None:
