@@ -1,6 +1,5 @@
 """A branch: one linear chain of context, and where it stands in the program's graph."""
 
-import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from llmd_agents.hints.frontier import advance
 from . import quiet
 from .asked import AskedTools
 from .clock import event_time
+from .guard import guard
 from .history import BranchRecord
 from .join import Join
 from .live_lint import forget
@@ -47,14 +47,29 @@ class Branch:
         self.fork = fork
         self.parent = parent
         self.outcome: Outcome | None = None
-        self.trail = Trail()
-        self.asked = AskedTools(self)
+        self._trail: Trail | None = None
+        self._asked: AskedTools | None = None
         self._frontier = tuple(parents)
         self._joins: Mapping[str, Join] = parent._joins if parent is not None else {}
         self._awaited: tuple[str, ...] = ()
         self._end_told_at: tuple[str, ...] | None = None
         self._record: BranchRecord | None = None
-        self._lock = threading.Lock()
+
+    # A fork may have 100,000 branches, of which few may do anything: what only some need is made when needed.
+
+    @property
+    def trail(self) -> Trail:
+        if self._trail is None:
+            with guard:
+                self._trail = self._trail or Trail()
+        return self._trail
+
+    @property
+    def asked(self) -> AskedTools:
+        if self._asked is None:
+            with guard:
+                self._asked = self._asked or AskedTools(self)
+        return self._asked
 
     @property
     def frontier(self) -> tuple[str, ...]:
@@ -63,7 +78,7 @@ class Branch:
     def advance(self, done: str, parents: Iterable[str]) -> None:
         """Puts a finished step or fork in the place of what it depended on."""
         parents = tuple(parents)
-        with self._lock:
+        with guard:
             self._frontier = advance(self._frontier, done, parents)
             if self._joins:
                 self._joins = {fork: how for fork, how in self._joins.items() if fork in self._frontier}
@@ -73,7 +88,7 @@ class Branch:
     def join(self, fork: str, parents: Iterable[str], how: Join) -> None:
         """Puts a fork that was joined in the place of what it started from."""
         self.advance(fork, parents)
-        with self._lock:
+        with guard:
             self._joins = {**self._joins, fork: how}
 
     @property
@@ -89,7 +104,7 @@ class Branch:
 
     def await_also(self, steps: Iterable[str]) -> None:
         """Takes note of steps of other branches that were waited for, until a step depends on them."""
-        with self._lock:
+        with guard:
             self._awaited = tuple(dict.fromkeys((*self._awaited, *steps)))
 
     def awaited(self, steps: Iterable[str]) -> list[str]:
@@ -98,7 +113,7 @@ class Branch:
 
     def await_no_more(self, steps: Iterable[str]) -> None:
         over = frozenset(steps)
-        with self._lock:
+        with guard:
             self._awaited = tuple(one for one in self._awaited if one not in over)
 
     @property
@@ -132,7 +147,7 @@ class Branch:
     def end(self, outcome: Outcome) -> None:
         """Tells that the branch has ended. What counts is the first outcome; it is told again if a step was
         answered since, for then its context is dead anew."""
-        with self._lock:
+        with guard:
             first = self.outcome is None
             if not first and self._end_told_at is self._frontier:
                 return
@@ -160,6 +175,8 @@ class Branch:
 
     def settle(self, outcome: Outcome) -> None:
         """Ends the steps and calls of tools that are not over: the branch has ended."""
-        self.trail.settle(outcome)
-        self.asked.close(outcome)
-        forget(self)
+        if self._trail is not None:
+            self._trail.settle(outcome)
+            forget(self)
+        if self._asked is not None:
+            self._asked.close(outcome)

@@ -109,7 +109,8 @@ class EventSender:
                     log.debug("events wait: %s", error)
                     return
                 self._thread = thread
-            self._changed.notify_all()
+            if len(self._queue) == 1:  # otherwise the thread knows already, and gathers what comes
+                self._changed.notify_all()
 
     @property
     def idle(self) -> bool:

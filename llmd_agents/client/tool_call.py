@@ -11,11 +11,10 @@ from .declared_tools import DeclaredTool, Duration, declaration, declare
 from .durations import tool_durations
 from .frame import current_frame
 from .open_call import OpenCall
+from .outcome import outcome_of
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from llmd_agents.hints import Outcome
 
     from .branch import Branch
 
@@ -56,9 +55,7 @@ class ToolCall:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with quiet.faults("the end of a call of a tool is not reported"):
-            outcome: Outcome = "ok"
-            if kind is not None:
-                outcome = "error" if issubclass(kind, Exception) else "cancelled"
+            outcome = outcome_of(kind)
             call, self._open = self._open, None
             try:
                 if outcome != "cancelled" and self._began is not None:
