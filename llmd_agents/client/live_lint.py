@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _BELOW_APPLICATION = frozenset(("llmd_agents", "httpx", "httpx2", "openai", "contextlib"))
 
 
+READ_SHARE = 0.25
+"""How much of what a branch sends is read again to explain divergences, once there have been a few."""
+
+
 class LiveLint:
     """One for all programs of the process, so that what it remembers is bounded however many run at once."""
 
@@ -30,7 +34,7 @@ class LiveLint:
         from llmd_agents import linter
 
         self._linter = linter
-        self._watch: PrefixWatch = linter.PrefixWatch()
+        self._watch: PrefixWatch = linter.PrefixWatch(read_share=READ_SHARE)
         self._findings = linter.Findings()
 
     def compare(self, pending: PendingStep, content: bytes) -> None:

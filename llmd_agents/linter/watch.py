@@ -37,6 +37,14 @@ _CANDIDATES = 32
 _PARSED = 4
 """How many of those, the likeliest ones, are then read."""
 
+ALLOWANCE_BYTES = 1 << 20
+"""What may be read on a branch before reading is bounded by a share of what it sends."""
+
+# What else takes time, as the bytes that are read in the same time, roughly.
+_CALL_BYTES = 8 << 10
+_CANDIDATE_BYTES = 512
+_COMPARISON_BYTES = 32 << 10
+
 _LINK_BYTES = 160
 """Memory that a remembered link takes besides the body, roughly."""
 
@@ -78,10 +86,14 @@ class PrefixWatch:
 
     Args:
         remembered_bytes: most memory for earlier prompts, in bytes.
+        read_share: how much may be read to compare prompts, as a share of the bytes that a branch sends, once
+            its allowance is used up. Divergences beyond that are not told. No bound by default.
     """
 
-    def __init__(self, remembered_bytes: int = REMEMBERED_BYTES) -> None:
+    def __init__(self, remembered_bytes: int = REMEMBERED_BYTES, *, read_share: float | None = None) -> None:
         self._most = remembered_bytes
+        self._share = read_share
+        self._allowances: dict[str, float] = {}
         self._held = 0
         self._branches: OrderedDict[str, OrderedDict[bytes, _Tip]] = OrderedDict()
         self._text_bytes = 0.0
@@ -140,6 +152,7 @@ class PrefixWatch:
     def forget(self, branch: str) -> None:
         """Frees what is remembered of a branch that has ended."""
         with self._lock:
+            self._allowances.pop(branch, None)
             for tip in self._branches.pop(branch, OrderedDict()).values():
                 self._held -= tip.memory
 
@@ -161,27 +174,61 @@ class PrefixWatch:
         if tips is None:
             self._keep(branch, tip, None)
             return None
+        self._earn(branch, len(body))
         extended = next((tips[digest] for digest in reversed(tip.digests) if digest in tips), None)
         if extended is not None:
             found = None
-            if not _is_as_written(extended, tip, parsed):
+            if not self._is_as_written(branch, extended, tip, parsed):
                 found = self._compare(branch, extended, prompt or _prompt(body, parsed))
             self._keep(branch, tip, extended)
             return found if isinstance(found, Divergence) else None
         if any(tip.digests[-1] in other.digests for other in tips.values()):
             self._keep(branch, tip, None)
             return None
-        for other in _likely(tips, tip):
+        likely: list[_Tip] = []
+        if self._may_read(branch):
+            self._spend(branch, min(len(tips), _CANDIDATES) * _CANDIDATE_BYTES)
+            likely = _likely(tips, tip)
+        for other in likely:
+            self._spend(branch, _COMPARISON_BYTES + len(other.body) + (len(body) if prompt is None else 0))
             prompt = prompt or _prompt(body, parsed)
             found = self._compare(branch, other, prompt)
             if found is Relation.EXTENDS or isinstance(found, Divergence | Compaction):
                 self._keep(branch, tip, other)
                 return None if isinstance(found, Relation) else found
+            if not self._may_read(branch):
+                break
         self._keep(branch, tip, None)
         return None
 
+    def _earn(self, branch: str, size: int) -> None:
+        if self._share is not None and (left := self._allowances.get(branch)) is not None:
+            self._allowances[branch] = min(left + _CALL_BYTES + self._share * size, ALLOWANCE_BYTES)
+
+    def _may_read(self, branch: str) -> bool:
+        return self._allowances.get(branch, ALLOWANCE_BYTES) > 0
+
+    def _spend(self, branch: str, size: int) -> None:
+        if self._share is not None:
+            self._allowances[branch] = self._allowances.get(branch, ALLOWANCE_BYTES) - size
+
     def _compare(self, branch: str, earlier: _Tip, later: Prompt) -> Divergence | Compaction | Relation:
         return compare(earlier.prompt(), later, branch=branch, bytes_per_token=self.bytes_per_token)
+
+    def _is_as_written(
+        self, branch: str, earlier: _Tip, later: _Tip, parsed: Mapping[str, Any] | None
+    ) -> bool:
+        """Whether the tools of a prompt that extends another were also written alike, key by key."""
+        if later.ordered or _is_insertion(earlier.body, later.body):
+            later.tools = earlier.tools
+            return True
+        if not self._may_read(branch):
+            return True
+        self._spend(branch, sum(len(tip.body) for tip in (earlier, later) if tip.tools is None))
+        if earlier.tools is None:
+            earlier.tools = _tools_mark(parse_body(earlier.body))
+        later.tools = _tools_mark(parsed if parsed is not None else parse_body(later.body))
+        return earlier.tools == later.tools
 
     def _keep(self, branch: str, tip: _Tip, instead_of: _Tip | None) -> None:
         tips = self._branches.setdefault(branch, OrderedDict())
@@ -200,6 +247,7 @@ class PrefixWatch:
                 self._held -= theirs.popitem(last=False)[1].memory
             if not theirs:
                 del self._branches[oldest]
+                self._allowances.pop(oldest, None)
 
 
 def _own_links(prompt: Prompt, body: bytes) -> _Tip:
@@ -218,17 +266,6 @@ def _own_links(prompt: Prompt, body: bytes) -> _Tip:
 
 def _prompt(body: bytes, parsed: Mapping[str, Any] | None) -> Prompt:
     return read_prompt(parsed if parsed is not None else parse_body(body))
-
-
-def _is_as_written(earlier: _Tip, later: _Tip, parsed: Mapping[str, Any] | None) -> bool:
-    """Whether the tools of a prompt that extends another were also written alike, key by key."""
-    if later.ordered or _is_insertion(earlier.body, later.body):
-        later.tools = earlier.tools
-        return True
-    if earlier.tools is None:
-        earlier.tools = _tools_mark(parse_body(earlier.body))
-    later.tools = _tools_mark(parsed if parsed is not None else parse_body(later.body))
-    return earlier.tools == later.tools
 
 
 def _tools_mark(body: Mapping[str, Any]) -> bytes:

@@ -296,3 +296,31 @@ def test_threads_share_a_watch() -> None:
         thread.join()
     assert sum(isinstance(one, Divergence) for one in found) == 16
     assert len(found) == 80
+
+
+def asking(text: str) -> Body:
+    return {"messages": [{"role": "system", "content": text}, {"role": "user", "content": "and?"}]}
+
+
+def test_how_much_is_read_may_be_bounded() -> None:
+    def told(watch: PrefixWatch, size: int, turns: int = 200) -> list[int]:
+        said = "x" * size
+        bodies = (asking(f"It is 10:{turn:03}. {said}") for turn in range(turns))
+        return [turn for turn, body in enumerate(bodies) if observe(watch, body) is not None]
+
+    assert told(PrefixWatch(), 20_000) == list(range(1, 200))
+    some = told(PrefixWatch(read_share=0.25), 20_000)
+    assert some[:10] == list(range(1, 11))  # those that come first
+    assert 20 < len(some) < 100
+    assert any(turn > 190 for turn in some)  # and later ones, now and then
+    # What is larger than the allowance is read too.
+    assert told(PrefixWatch(read_share=0.25), 1_500_000, turns=4) == [1]
+
+
+def test_what_was_read_on_branches_is_forgotten_with_them() -> None:
+    watch = PrefixWatch(read_share=0.25)
+    for number in range(5):
+        for text in ("aaaa", "bbbb"):
+            observe(watch, asking(text), branch=f"b{number}")
+        watch.forget(f"b{number}")
+    assert not watch._allowances
