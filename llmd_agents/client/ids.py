@@ -25,13 +25,21 @@ def token(size: int) -> str:
         return f"{time.time_ns() ^ os.getpid() << 48:032x}"[-2 * size :]
 
 
-# What a forked child puts before its ids: it shares the parent's counters, but counts by itself.
+# What a forked child puts before ids of what began before the fork: it shares the parent's counters there,
+# but counts by itself.
 _of_this_process = ""
 
 
 def _distinguish_child() -> None:
     global _of_this_process
     _of_this_process = f"{token(4)}."
+
+
+def take_parents_place() -> None:
+    """Lets a forked child count on as its parent would, where the parent does not: a simulation's, that forks
+    to see what else may become of it."""
+    global _of_this_process
+    _of_this_process = ""
 
 
 if hasattr(os, "register_at_fork"):
@@ -44,6 +52,8 @@ class Counter:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._numbers = itertools.count(1)
+        self._process = _of_this_process
 
     def next(self) -> str:
-        return f"{_of_this_process}{self._prefix}{next(self._numbers)}"
+        own = "" if self._process == _of_this_process else _of_this_process
+        return f"{own}{self._prefix}{next(self._numbers)}"

@@ -22,6 +22,7 @@ from llmd_agents.bench.calls import CallRecord, join_stall_s, recomputed_tokens
 from llmd_agents.bench.fleet_client import events_reach, fleet_client
 from llmd_agents.bench.simulated_fleet import SimulatedFleet
 from llmd_agents.bench.virtual_time import VirtualTimeLoop
+from llmd_agents.client.ids import take_parents_place
 from llmd_agents.hints import Prefetch, Result
 
 from .arms import ARMS
@@ -131,6 +132,7 @@ def _forked(act: Callable[[], Outcome]) -> Outcome:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
+        take_parents_place()
         try:
             data = pickle.dumps(act())
             with os.fdopen(writer, "wb") as pipe:
