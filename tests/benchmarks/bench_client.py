@@ -22,6 +22,7 @@ from openai import OpenAI
 from llmd_agents import Forecast, instrument, program
 from llmd_agents.hints import HINTS_HEADER
 from llmd_agents.hints.limits import HEADER_MAX_BYTES
+from tests.benchmarks import bench_codec
 from tests.benchmarks.stub_server import stub_server
 
 CONVERSATION_MESSAGES = 40
@@ -191,6 +192,7 @@ def measure() -> dict[str, Any]:
                 "fork": fork_children(hinted),
                 "import": imports(),
                 "header": header_bytes(hinted),
+                "codec": bench_codec.measure(),
             }
 
 
