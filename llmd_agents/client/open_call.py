@@ -42,7 +42,7 @@ class OpenCall:
             result_lifetime=tool.result_lifetime,
         )
         run.history.keep(run.history.tools, record)
-        run.outbox.put_new(
+        run.announce(
             lambda: ToolStarted(
                 program=run.id,
                 at=event_time(),
@@ -74,7 +74,7 @@ class OpenCall:
     def _end(self, outcome: Outcome) -> None:
         record = self.record
         record.ended, record.outcome = self.history.now(), outcome
-        self.run.outbox.put_new(
+        self.run.announce(
             lambda: ToolFinished(
                 program=self.run.id,
                 at=event_time(),

@@ -1,17 +1,13 @@
 """A program's events on their way to the servers that its steps went to."""
 
 import asyncio
-import logging
 import time
 from collections import deque
-from collections.abc import Callable
 
 from llmd_agents.hints import Event
 
 from .guard import guard
 from .sender import Sender
-
-log = logging.getLogger("llmd_agents.client")
 
 EARLY_EVENTS_MAX = 256
 _POLL_SECONDS = 0.005
@@ -51,13 +47,6 @@ class Outbox:
             credentials = self._credentials
         for sender, authorization in credentials.items():
             sender.put(event, authorization)
-
-    def put_new(self, make: Callable[[], Event]) -> None:
-        """Builds and puts an event about something that must run whether or not the event can be built."""
-        try:
-            self.put(make())
-        except ValueError as error:
-            log.debug("event not sent: %s", error)
 
     def flush(self, timeout: float) -> None:
         """Waits until everything has left, at most `timeout` seconds in all."""

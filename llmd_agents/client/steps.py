@@ -251,9 +251,7 @@ def _on_turn(branch: Branch, pending: PendingStep) -> None:
     if digest is not None:
         pending.record.superseded = True
         run = branch.run
-        run.outbox.put_new(
-            lambda: Superseded(program=run.id, at=event_time(), branch=branch.id, digest=digest)
-        )
+        run.announce(lambda: Superseded(program=run.id, at=event_time(), branch=branch.id, digest=digest))
 
 
 def _record(pending: PendingStep, started: float) -> StepRecord:

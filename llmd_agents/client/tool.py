@@ -102,6 +102,8 @@ def _reported(inner: Callable[P, R], declared: DeclaredTool) -> Callable[P, R]:
                 return await cast("Any", inner(*args, **kwargs))
 
         return cast("Callable[P, R]", call_async)
+    if inspect.iscoroutinefunction(inspect.unwrap(kind)):
+        return _awaited_later(inner, declared)
     if inspect.isasyncgenfunction(kind):
 
         async def call_async_generator(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[Any, Any]:
@@ -136,6 +138,23 @@ def _reported(inner: Callable[P, R], declared: DeclaredTool) -> Callable[P, R]:
             return inner(*args, **kwargs)
 
     return call
+
+
+def _awaited_later(inner: Callable[P, R], declared: DeclaredTool) -> Callable[P, R]:
+    """For a coroutine function below a plain decorator: the call lasts until its coroutine was awaited."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        with contextlib.ExitStack() as running:
+            running.enter_context(ToolCall(declared, apart=True))
+            result = inner(*args, **kwargs)
+            return _finished(result, running.pop_all()) if inspect.iscoroutine(result) else result
+
+    return cast("Callable[P, R]", call)
+
+
+async def _finished(coroutine: Awaitable[R], running: contextlib.ExitStack) -> R:
+    with running:
+        return await coroutine
 
 
 def _first(generator: AsyncGenerator[R, Any]) -> Awaitable[R]:

@@ -289,6 +289,33 @@ def test_generators_closed_elsewhere() -> None:
     assert all(record.ended is not None for record in run.history.tools)
 
 
+def test_a_coroutine_function_below_a_plain_decorator_is_called_until_it_is_awaited() -> None:
+    def plain(function: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.wraps(function)(lambda *args: function(*args))
+
+    def bridged(function: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.wraps(function)(lambda *args: asyncio.run(function(*args)))
+
+    async def work(error: Exception | None) -> str:
+        [record] = [record for record in run.history.tools if record.ended is None]
+        assert (record.tool, record.outcome) == ("work", None)
+        if error is not None:
+            raise error
+        return "done"
+
+    with program("p") as run:
+        later, at_once = tool(plain(work)), tool(bridged(work))
+        assert asyncio.run(later(None)) == "done"
+        with pytest.raises(KeyError):
+            asyncio.run(later(KeyError()))
+        assert at_once(None) == "done"
+        with pytest.raises(KeyError):
+            at_once(KeyError())
+        with pytest.raises(TypeError):
+            later()
+        assert [record.outcome for record in run.history.tools] == ["ok", "error", "ok", "error", "error"]
+
+
 def test_outcomes() -> None:
     @tool
     def work(error: BaseException | None) -> None:

@@ -113,7 +113,7 @@ def test_a_fault_in_every_hook_in_turn(monkeypatch: pytest.MonkeyPatch, fault: s
         run.root.asked.asked("s1", [("c1", "plain"), ("c2", "later")])
         _fault(patch, fault)
         if fault == "outbox":
-            patch.setattr(run.outbox, "put_new", broken)
+            patch.setattr(run, "announce", broken)
         elif fault == "sender":
             patch.setattr(run.outbox, "put", broken)
         watcher: Any = BrokenObserver() if fault == "observer" else ToolObserver()
