@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -166,7 +167,8 @@ def _ack(value: str) -> Ack:
 
 
 # The SDK retries within the task or thread that made the call, so the last attempt is found in its context.
-_last: ContextVar[PendingStep | None] = ContextVar("llmd_agents_last_step", default=None)
+# Weak, for a context may live as long as its thread; what may be attempted again is kept by its branch.
+_last: ContextVar[weakref.ref[PendingStep] | None] = ContextVar("llmd_agents_last_step", default=None)
 
 
 def begin_step(
@@ -184,7 +186,8 @@ def begin_step(
         ValueError: if the body is no JSON object, or has no chain.
     """
     fingerprint = xxh3_128_digest(content)
-    last = _last.get()
+    latest = _last.get()
+    last = None if latest is None else latest()
     if last is not None and last.is_retried_by(fingerprint, place, declared):
         last.record.attempts += 1
         return last
@@ -198,7 +201,7 @@ def begin_step(
     pending = PendingStep(frame, implicit if declared is None else None, place, fingerprint, prompt, hints)
     _on_turn(branch, pending)
     pending.start()
-    _last.set(pending)
+    _last.set(weakref.ref(pending))
     return pending
 
 

@@ -302,3 +302,19 @@ def test_methods_that_others_put_on_a_response_stay(engine: str) -> None:
     assert only(run).output_tokens == 2
     assert b"".join(response.iter_bytes()) == response.content
     assert "iter_bytes" in vars(response)
+
+
+def hooks_of(client: Any) -> Any:
+    return client.event_hooks["request"][0].__self__
+
+
+def test_programs_and_clients_are_freed() -> None:
+    with answering(httpx, streamed=True) as client:
+        with program("p") as run:
+            client.post(**CALL)
+        client.post(**CALL)
+        undeclared = hooks_of(client)._implicit._run
+        gone = [weakref.ref(run), weakref.ref(undeclared), weakref.ref(client)]
+    del run, undeclared, client
+    gc.collect()
+    assert [one() for one in gone] == [None, None, None]
