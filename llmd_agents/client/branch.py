@@ -31,6 +31,9 @@ class Branch:
     Attributes:
         parent: the branch that it was forked from.
         outcome: what has become of it; None while it goes on.
+
+    Args:
+        fork: the fork that it is a branch of, its index in that, and how many branches that has.
     """
 
     def __init__(
@@ -39,12 +42,12 @@ class Branch:
         branch_id: str,
         *,
         parents: Iterable[str] = (),
-        fork: ForkPosition | None = None,
+        fork: tuple[str, int, int] | None = None,
         parent: "Branch | None" = None,
     ) -> None:
         self.run = run
         self.id = branch_id
-        self.fork = fork
+        self._fork = fork
         self.parent = parent
         self.outcome: Outcome | None = None
         self._trail: Trail | None = None
@@ -56,6 +59,13 @@ class Branch:
         self._record: BranchRecord | None = None
 
     # A fork may have 100,000 branches, of which few may do anything: what only some need is made when needed.
+
+    @property
+    def fork(self) -> ForkPosition | None:
+        if self._fork is None:
+            return None
+        fork, index, width = self._fork
+        return ForkPosition(id=fork, index=index, width=width)
 
     @property
     def trail(self) -> Trail:
@@ -125,7 +135,7 @@ class Branch:
         """Returns whether it is a branch of a fork, or was forked from one of those."""
         branch: Branch | None = self
         while branch is not None and branch.run is run:
-            if branch.fork is not None and branch.fork.id == fork:
+            if branch._fork is not None and branch._fork[0] == fork:
                 return True
             branch = branch.parent
         return False
@@ -133,11 +143,12 @@ class Branch:
     def begin(self) -> None:
         """Tells that the branch begins, from within the code that runs it."""
         with quiet.faults("a branch's beginning is not noted"):
-            history, position = self.run.history, self.fork
+            history = self.run.history
+            fork, index, _ = self._fork or (None, 0, 0)
             self._record = record = BranchRecord(
                 branch=self.id,
-                fork=position.id if position is not None else None,
-                index=position.index if position is not None else 0,
+                fork=fork,
+                index=index,
                 parents=self._frontier,
                 started=history.now(),
             )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmd_agents.hints import ForkPosition
-
 from .branch import Branch
 from .frame import Frame, enter_frame, leave_frame
 from .outcome import outcome_of
@@ -81,9 +79,12 @@ class Fork:
             return range(self._started - count, self._started)
 
     def _begin(self, index: int, race: Race[Any] | None) -> Branch:
-        position = ForkPosition(id=self.id, index=index, width=self.width)
         branch = Branch(
-            self._parent.run, f"{self.id}.{index}", parents=self._parents, fork=position, parent=self._parent
+            self._parent.run,
+            f"{self.id}.{index}",
+            parents=self._parents,
+            fork=(self.id, index, self.width),
+            parent=self._parent,
         )
         with self._lock:
             if race is not None and (race.decided or self._joined):

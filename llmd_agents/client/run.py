@@ -296,7 +296,9 @@ class Run:
 def _continued(run: Run, step: Step, own: str) -> Branch:
     """Returns the branch of a program that was handed over: its own, unless a mere step was passed on."""
     if step.id == step.branch:
-        return Branch(run, step.branch, parents=step.parents, fork=step.fork)
+        at = step.fork
+        fork = None if at is None else (at.id, at.index, at.width)
+        return Branch(run, step.branch, parents=step.parents, fork=fork)
     return Branch(run, f"{own}{ROOT_BRANCH}", parents=(step.id,))
 
 
