@@ -43,14 +43,14 @@ unit: install
 
 # The client promises to work with both major versions of the openai package.
 openai2: $(VENV_OPENAI2)/installed
-	$(VENV_OPENAI2)/bin/pytest -q tests/client tests/testing tests/stack/test_openai_sdk.py
+	$(VENV_OPENAI2)/bin/pytest -q -n 2 --dist loadscope tests/client tests/testing tests/stack/test_openai_sdk.py
 
 $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.txt
 	$(PYTHON) -m venv $(VENV_OPENAI2)
 	sed '/^openai==/d' requirements.txt > $(VENV_OPENAI2)/constraints.txt
 	$(VENV_OPENAI2)/bin/python -m pip install --quiet --disable-pip-version-check \
 		-c $(VENV_OPENAI2)/constraints.txt -r requirements-openai2.txt -e '.[router]' \
-		pytest pytest-timeout hypothesis
+		pytest pytest-timeout pytest-xdist hypothesis
 	@touch $@
 
 bench-client: install  ## Measure what the client costs a call, as JSON

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llmd_agents.hints.limits import SIZE_MAX
+from llmd_agents.hints.limits import NAME_MAX_CHARS, SIZE_MAX
+
+from .tool_name import call_key
 
 BODY_MAX_BYTES = 16 << 20
 LINE_MAX_BYTES = 1 << 20
@@ -19,7 +21,7 @@ class Answer:
         input_tokens: of the prompt, as the server counted it.
         cached_tokens: those of them that it had cached.
         output_tokens: of the reply.
-        asked: the tools that the reply asks for: (call id, name).
+        asked: the tools that the reply asks for: (call id or what stands for a long one, name).
         response_id: of the Responses API.
         complete: whether the end has been seen.
     """
@@ -110,8 +112,9 @@ class Answer:
     def _asked(self, call: Any, name: Any) -> None:
         if not (isinstance(call, str) and call and isinstance(name, str)) or len(self.asked) >= ASKED_MAX:
             return
-        if all(call != known for known, _ in self.asked):
-            self.asked.append((call, name))
+        key = call_key(call)
+        if all(key != known for known, _ in self.asked):
+            self.asked.append((key, name[:NAME_MAX_CHARS]))
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from .live_lint import learn
 from .marks import Mark
 from .observer import tell
 from .prompt import Prompt, read_prompt
+from .tool_name import call_key
 
 if TYPE_CHECKING:
     from llmd_agents.hints import Ack, Outcome
@@ -239,7 +240,7 @@ def _on_results(branch: Branch, prompt: Prompt) -> None:
         call = isinstance(item, dict) and (item.get("tool_call_id") or item.get("call_id"))
         if link.role != "tool" or not isinstance(call, str):
             continue
-        results.append(call)
+        results.append(call := call_key(call))
         lifetime = branch.asked.lifetime_of(call)
         if lifetime is not None:
             branch.run.context.note_mark(link.digest, Mark(lifetime=lifetime))

@@ -12,6 +12,7 @@ from .durations import tool_durations
 from .frame import current_frame
 from .open_call import OpenCall
 from .outcome import outcome_of
+from .tool_name import call_key
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,7 +33,7 @@ class ToolCall:
 
     def __init__(self, tool: DeclaredTool, call_id: str | None = None, *, apart: bool = False) -> None:
         self._tool = tool
-        self._call_id = call_id
+        self._call_id = call_key(call_id) if call_id else None
         self._apart = apart
         self._began: float | None = None
         self._open: OpenCall | None = None

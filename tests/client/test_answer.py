@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmd_agents.client.answer import ASKED_MAX, LINE_MAX_BYTES, Answer
+from llmd_agents.client.tool_name import CALL_MAX_CHARS, call_key
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "search", "arguments": '{"q":1}'}}
 CHAT = {
@@ -127,6 +128,12 @@ def test_hostile_answers_are_not_kept() -> None:
     for _ in range(64):
         line.feed(b"x" * (LINE_MAX_BYTES // 8))
     assert sum(map(len, line._parts)) <= 2 * LINE_MAX_BYTES
+    long: Any = {"id": "x" * 10**6, "function": {"name": "n" * 10**6}}
+    ((key, name),) = read(
+        json.dumps({"choices": [{"message": {"tool_calls": [long]}}]}).encode(), streamed=False
+    ).asked
+    assert key == call_key(long["id"])
+    assert max(len(key), len(name)) <= CALL_MAX_CHARS
     calls = [{**CALL, "id": f"call_{number}"} for number in range(5 * ASKED_MAX)]
     many = read(json.dumps({"choices": [{"message": {"tool_calls": calls}}]}).encode(), streamed=False)
     assert len(many.asked) == ASKED_MAX
