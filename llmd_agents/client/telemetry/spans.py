@@ -81,7 +81,7 @@ class ProgramSpans:
         # By branch, and by the id of the span that the agent's is a child of.
         self._agents: defaultdict[str, dict[int, _Agent]] = defaultdict(dict)
         self._open: dict[str, StepRecord] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         # Written by the background only.
         self._step_spans: dict[str, SpanContext] = {}
 
