@@ -6,7 +6,7 @@ import contextvars
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from llmd_agents.hints.fields import Id
 
@@ -30,7 +30,7 @@ OPEN_MAX: Final = 256
 LIFETIMES_MAX: Final = 1024
 """Calls of one branch whose results' lifetimes are remembered."""
 
-_ID: TypeAdapter[str] = TypeAdapter(Id)
+_ID: TypeAdapter[str] = TypeAdapter(Id, config=ConfigDict(defer_build=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,13 @@ and work the same for httpx and httpx2 (openai 2 and 3), whose clients share no 
 
 from __future__ import annotations
 
-import json
 import weakref
-from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmd_agents.hints import ACK_HEADER, HINTS_HEADER
-from llmd_agents.hints.dialects import (
-    DIALECTS,
-    Surroundings,
-    apply_body,
-    apply_headers,
-    client_dialects,
-)
 
+from .added_headers import add_header, take_back_headers
 from .frame import current_frame
 from .guard import guard
 from .handover import BAGGAGE_KEY, current_baggage
@@ -37,16 +30,16 @@ if TYPE_CHECKING:
     import openai
 
     from llmd_agents.hints import Outcome
+    from llmd_agents.hints.dialects import Surroundings
 
     from .place import Place
+    from .translator import Translator
 
 C = TypeVar("C", bound="openai.OpenAI | openai.AsyncOpenAI")
 H = TypeVar("H")
 
 _STEP = "llmd_agents.step"
-_ADDED = "llmd_agents.added"
-"""Extensions of a request: the step that it is, and what its headers were before those that were added.
-Redirected requests take them over."""
+"""Extension of a request: the step that it is. Redirected requests take it over."""
 
 
 class _Request(Protocol):
@@ -73,10 +66,10 @@ class _Hooks:
     """The hooks of one HTTP client. None of them ever raises: hints are advice."""
 
     def __init__(
-        self, dialects: tuple[str, ...], surroundings: Surroundings, hosts: frozenset[str] | None
+        self, dialects: tuple[str, ...], surroundings: Surroundings | None, hosts: frozenset[str] | None
     ) -> None:
-        self._dialects = dialects
-        self._surroundings = surroundings
+        self._translator = _translator(dialects, surroundings) if dialects else None
+        self._for_openai = partial(_translator, (*dialects, "openai"), surroundings)
         self._hosts = hosts
         self._implicit = ImplicitProgram("undeclared")
 
@@ -97,7 +90,7 @@ class _Hooks:
     def on_request(self, request: _Request) -> None:
         with faults("no hints for a call"):
             if self._hosts is not None and request.url.host not in self._hosts:
-                _take_back_headers(request)
+                take_back_headers(request)
                 return
             place = place_of(request.url) if request.method == "POST" else None
             if place is not None:
@@ -112,19 +105,14 @@ class _Hooks:
         pending = begin_step(content, place, current_frame(), self._implicit)
         request.extensions[_STEP] = pending
         if not place.openai:
-            _add_header(request, HINTS_HEADER, pending.header())
+            add_header(request, HINTS_HEADER, pending.header())
             pending.branch.run.outbox.add_sender(
                 sender_for(place.events), request.headers.get("authorization")
             )
-        if dialects := (*self._dialects, "openai") if place.openai else self._dialects:
-            with faults("no dialect for a call"):
-                parent = pending.branch.parent
-                around = replace(self._surroundings, parent_branch=None if parent is None else parent.id)
-                for name, value in apply_headers(dialects, pending.hints, around).items():
-                    if name not in request.headers:
-                        _add_header(request, name, value)
-                if any(DIALECTS[name].fields is not None for name in dialects):
-                    _change_body(request, apply_body(dialects, pending.hints, json.loads(content), around))
+        with faults("no dialect for a call"):
+            translator = self._for_openai() if place.openai else self._translator
+            if translator is not None:
+                translator.add(request, pending, content)
         lint(pending, content)
 
     def on_response(self, response: _Response) -> None:
@@ -151,20 +139,7 @@ class _Hooks:
 def _add_baggage(request: _Request) -> None:
     ours, theirs = current_baggage(), request.headers.get("baggage", "")
     if ours is not None and BAGGAGE_KEY not in theirs:
-        _add_header(request, "baggage", f"{theirs},{ours}" if theirs else ours)
-
-
-def _add_header(request: _Request, name: str, value: str) -> None:
-    request.extensions.setdefault(_ADDED, {})[name] = request.headers.get(name)
-    request.headers[name] = value
-
-
-def _take_back_headers(request: _Request) -> None:
-    for name, before in request.extensions.pop(_ADDED, {}).items():
-        if before is None:
-            request.headers.pop(name, None)
-        else:
-            request.headers[name] = before
+        add_header(request, "baggage", f"{theirs},{ours}" if theirs else ours)
 
 
 def _forget_answered(request: _Request) -> None:
@@ -172,17 +147,15 @@ def _forget_answered(request: _Request) -> None:
     pending = request.extensions.get(_STEP)
     if isinstance(pending, PendingStep) and pending.answered:
         del request.extensions[_STEP]
-        _take_back_headers(request)
+        take_back_headers(request)
 
 
-def _change_body(request: Any, body: dict[str, Any] | None) -> None:
-    if body is None:
-        return
-    # As openai's package writes it.
-    content = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    other = type(request)(request.method, request.url, content=content)
-    request.stream, request._content = other.stream, content
-    request.headers["content-length"] = str(len(content))
+@lru_cache(maxsize=64)
+def _translator(dialects: tuple[str, ...], surroundings: Surroundings | None) -> Translator:
+    # Dialects are loaded by clients that speak one.
+    from .translator import Translator
+
+    return Translator(dialects, surroundings)
 
 
 _attached: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -241,13 +214,15 @@ def attach(
         raise TypeError(f"expected a client of httpx or httpx2, not {type(http_client).__name__}")
     if isinstance(hosts, str):
         hosts = (hosts,)
-    chosen = client_dialects(dialects)
+    chosen = (dialects,) if isinstance(dialects, str) else tuple(dialects)
+    if chosen:
+        _translator(chosen, surroundings)  # says now what is wrong
     named = None if hosts is None else frozenset(host.lower() for host in hosts)
     with guard:
         if http in _attached:
             return http_client
         _attached.add(http)
-    hooks = _Hooks(chosen, surroundings or Surroundings(), named)
+    hooks = _Hooks(chosen, surroundings, named)
     hooks.join(http)
     http.send = (_watched_async if hasattr(http, "aclose") else _watched)(http, http.send, hooks)
     return http_client

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmd_agents.hints import EVENTS_PATH
-from llmd_agents.hints.dialects import is_openai
+from llmd_agents.hints.providers import is_openai
 
 from .recent import Recent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from llmd_agents.hints import (
     DEFAULT_PRIORITY,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ID: TypeAdapter[str] = TypeAdapter(Id)
+_ID: TypeAdapter[str] = TypeAdapter(Id, config=ConfigDict(defer_build=True))
 
 FLUSH_SECONDS = 0.5
 """How long the end of a program waits, at most, for its last events to leave."""

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-import tenacity
-
 # The one that openai has loaded already. It is not imported later, in the thread that needs it: openai 3
 # looks for a loaded httpx while it makes a call, and must not find one that is half loaded.
 try:
@@ -177,6 +175,8 @@ class EventSender:
         if authorization:
             headers["authorization"] = authorization
         body = encode_events(events)
+        import tenacity  # only by who sends events
+
         for attempt in tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
             wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + tenacity.wait_random(0, 0.05),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmd_agents.hints.dialects import is_openai
+from llmd_agents.hints.providers import is_openai
 
 from .finding import Diagnosis, Verdict
 

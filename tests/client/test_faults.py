@@ -22,6 +22,7 @@ from llmd_agents.client import (
     sender,
     steps,
     trail,
+    translator,
     watched_answer,
 )
 from llmd_agents.client.compaction import Conversations
@@ -38,8 +39,9 @@ BROKEN: list[tuple[Any, str]] = [
     (instrument_module, "sender_for"),
     (instrument_module, "watch"),
     (instrument_module, "lint"),
-    (instrument_module, "apply_headers"),
-    (instrument_module, "apply_body"),
+    (translator.Translator, "add"),
+    (translator, "apply_headers"),
+    (translator, "apply_body"),
     (place, "_place"),
     (prompt, "chain"),
     (prompt, "chain_after"),

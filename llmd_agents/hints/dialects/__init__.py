@@ -16,7 +16,7 @@ from .dialect import Dialect, Surroundings
 from .dynamo import DYNAMO
 from .kv_hints import KV_HINTS
 from .llm_d import LLM_D
-from .openai import OPENAI, is_openai
+from .openai import OPENAI
 from .sglang import SGLANG
 from .vllm import VLLM
 
@@ -27,7 +27,6 @@ __all__ = [
     "apply_body",
     "apply_headers",
     "client_dialects",
-    "is_openai",
 ]
 
 DIALECTS: Final[Mapping[str, Dialect]] = MappingProxyType(

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from ..models import Hints, Lifetime
 from .breakpoints import boundaries, has_mark, some, with_mark
@@ -26,16 +25,6 @@ _MODEL: Final = re.compile(r"(?:ft:)?gpt-(\d{1,4})(?:\.(\d{1,4}))?(?![0-9])")
 _BLOCKS: Final = frozenset(
     ("text", "image_url", "input_audio", "file", "input_text", "input_image", "input_file")
 )
-
-
-def is_openai(base_url: object) -> bool:
-    """Returns whether a base URL is OpenAI's own, where this dialect is on by itself."""
-    try:
-        host = urlsplit(str(base_url)).hostname or ""
-    except ValueError:
-        return False
-    host = host.rstrip(".")
-    return host == "api.openai.com" or host.endswith(".api.openai.com")
 
 
 def _fields(hints: Hints, body: Mapping[str, Any], around: Surroundings) -> dict[str, Any]:

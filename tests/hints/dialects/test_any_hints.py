@@ -15,8 +15,8 @@ from llmd_agents.hints.dialects import (
     apply_body,
     apply_headers,
     client_dialects,
-    is_openai,
 )
+from llmd_agents.hints.providers import is_openai
 from tests.strategies import bodies, hints, ids, json_values
 
 MEMBERS = (
