@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import random
 import threading
 import time
 from collections import deque
@@ -35,6 +36,14 @@ EXIT_FLUSH_SECONDS = 0.5
 
 _UNSUPPORTED = frozenset({401, 403, 404, 405, 501})
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+# Not the module's own generator: an application that has seeded it must get the same numbers as without us.
+_random = random.Random()  # noqa: S311
+
+
+def _jitter(_: object) -> float:
+    return _random.uniform(0, 0.05)
 
 
 class Sender(Protocol):
@@ -179,7 +188,7 @@ class EventSender:
 
         for attempt in tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + tenacity.wait_random(0, 0.05),
+            wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + _jitter,
             retry=tenacity.retry_if_exception_type((httpx.TransportError, _TransientStatus)),
             reraise=True,
         ):

@@ -1,6 +1,7 @@
 """A fault in every hook in turn: what the application gets is what it gets without the library."""
 
 import asyncio
+import random
 import sys
 import threading
 import warnings
@@ -216,6 +217,18 @@ def test_a_full_queue_drops_the_oldest_events(monkeypatch: pytest.MonkeyPatch) -
             released.set()
     assert isinstance(events, sender.EventSender)
     assert events.dropped >= 40
+
+
+def test_the_applications_random_numbers_stay_as_they_are() -> None:
+    with recording_server() as (recorded, url), OpenAI(base_url=url, api_key="k") as client:
+        recorded.events_status = 503
+        random.seed(7)
+        before = random.getstate()
+        instrument(client)
+        with program("p"):
+            client.chat.completions.create(model="m", messages=HELLO)
+            recorded.wait_for(lambda: len(recorded.event_posts) > 1)
+    assert random.getstate() == before
 
 
 @pytest.mark.parametrize("status", [404, 401, 500, 302])
