@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -33,22 +32,18 @@ class KnownContext:
         """Returns the prompts that a new one may extend, the latest first."""
         return self._prompts.newest_first()
 
-    def note_prompt(self, prompt: Prompt) -> Prompt:
-        """Remembers a prompt, what its new messages are marked as, and how long replies in it are.
-
-        Returns:
-            The prompt as it is remembered: without the messages.
-        """
-        kept = replace(prompt, items=())
+    def note_prompt(self, prompt: Prompt) -> None:
+        """Remembers a prompt, what its new messages are marked as, and how long replies in it are. The
+        messages themselves are forgotten."""
         if prompt.end:
-            self._prompts.put(prompt.links[-1].digest, kept)
+            self._prompts.put(prompt.links[-1].digest, prompt)
         for link, item in prompt.new_items():
             if (found := mark_of(item)) is not None:
                 self._marks.put(link.digest, found)
         for before, link in pairwise(prompt.links[max(prompt.fresh - 1, 0) :]):
             if link.role == "assistant" and (tokens := self._answered.get(before.digest)) is not None:
                 self._tokens.put(link.digest, tokens)
-        return kept
+        prompt.items = ()
 
     def note_mark(self, digest: bytes, found: Mark) -> None:
         """Remembers what the context that ends with a link is."""

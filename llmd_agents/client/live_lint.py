@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections import OrderedDict
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from .guard import guard
 from .quiet import faults
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
+    from llmd_agents.hints import Link
     from llmd_agents.linter import PrefixWatch, Prices
 
     from .branch import Branch
@@ -26,6 +30,43 @@ READ_SHARE = 0.25
 """How much of what a branch sends is read again to explain divergences, once there have been a few."""
 
 
+LATEST_BYTES = 32 << 20
+"""Memory for the bodies that were sent last, in bytes."""
+
+
+class _Sent(NamedTuple):
+    content: bytes
+    links: Sequence[Link]
+
+
+class _Latest:
+    """The body that each branch sent last; beyond a number of bytes, those sent longest ago are forgotten."""
+
+    def __init__(self) -> None:
+        self._sent: OrderedDict[str, _Sent] = OrderedDict()
+        self._bytes = 0
+
+    def swap(self, key: str, sent: _Sent) -> _Sent | None:
+        """Puts a body in the place of the one before, and returns that."""
+        with guard:
+            before = self._take(key)
+            self._sent[key] = sent
+            self._bytes += len(sent.content)
+            while self._bytes > LATEST_BYTES:
+                self._bytes -= len(self._sent.popitem(last=False)[1].content)
+            return before
+
+    def forget(self, key: str) -> None:
+        with guard:
+            self._take(key)
+
+    def _take(self, key: str) -> _Sent | None:
+        sent = self._sent.pop(key, None)
+        if sent is not None:
+            self._bytes -= len(sent.content)
+        return sent
+
+
 class LiveLint:
     """One for all programs of the process, so that what it remembers is bounded however many run at once."""
 
@@ -35,12 +76,18 @@ class LiveLint:
 
         self._linter = linter
         self._watch: PrefixWatch = linter.PrefixWatch(read_share=READ_SHARE)
+        self._latest = _Latest()
         self._findings = linter.Findings()
 
     def compare(self, pending: PendingStep, content: bytes) -> None:
         """Compares a request with what its branch sent before; warns once per cause."""
         key, links = _key(pending.branch), pending.prompt.links
         self._linter.feed(key, content, links)
+        before = self._latest.swap(key, _Sent(content, links))
+        if before is not None:
+            if pending.prompt.grown_from == before.links[-1].digest:
+                return  # nothing of it has changed: it is looked at when something does
+            self._watch.observe(key, before.content, before.links)
         found = self._watch.observe(key, content, links)
         if isinstance(found, self._linter.Divergence):
             pending.record.divergence = found
@@ -57,6 +104,7 @@ class LiveLint:
         """Frees what is remembered of a branch that has ended."""
         if not _shares_key(branch) or branch.run.finished:
             self._watch.forget(_key(branch))
+            self._latest.forget(_key(branch))
 
     def _prices(self) -> Prices | None:
         try:

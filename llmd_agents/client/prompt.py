@@ -26,7 +26,7 @@ _LISTS = ("messages", "input")
 _TAIL_BYTES = 64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Prompt:
     """A prompt as its chain of links.
 
@@ -34,7 +34,7 @@ class Prompt:
         links: of the whole prompt.
         leading: how many of them stand before the first message or item.
         fresh: index of the first link that was not taken from an earlier prompt.
-        items: the messages or items behind the last links, from `fresh` on or later.
+        items: the messages or items behind the last links, from `fresh` on or later, until forgotten.
         model: as the request names it.
         name: of the list that the messages or items are in.
         start: where they start in the body.
@@ -42,6 +42,7 @@ class Prompt:
         tail: the last bytes before `end`.
         fingerprint: hash of the body up to `end`.
         rest: the body from there on.
+        grown_from: the last digest of the prompt whose body this one's is, with something put in at its end.
     """
 
     links: list[Link]
@@ -55,6 +56,7 @@ class Prompt:
     tail: bytes = b""
     fingerprint: bytes = b""
     rest: str = ""
+    grown_from: bytes | None = None
 
     def lineage(self, response_id: str) -> bytes:
         """Returns the digest by which a call names this prompt and the response to it (`lineage_digest`)."""
@@ -116,10 +118,11 @@ def _continued(content: bytes, view: memoryview, known: Prompt) -> Prompt | None
             return None
         model = _model(body)
     links = [*known.links, *chain_after(known.links[-1], {known.name: items})]
-    fresh = len(known.links)
-    return _remembered(
-        content, view, rest, Prompt(links, leading, fresh, items, model, known.name, known.start)
-    )
+    prompt = Prompt(links, leading, len(known.links), items, model, known.name, known.start)
+    if rest == known.rest:
+        prompt.grown_from = known.links[-1].digest
+    _remember(prompt, content, view, rest)
+    return prompt
 
 
 def _from_list(content: bytes, view: memoryview, name: str) -> Prompt | None:
@@ -138,7 +141,9 @@ def _from_list(content: bytes, view: memoryview, name: str) -> Prompt | None:
         return None
     head = chain({**body, name: []})
     links = [*head, *chain_after(head[-1], {name: items})]
-    return _remembered(content, view, rest, Prompt(links, len(head), 0, items, _model(body), name, start))
+    prompt = Prompt(links, len(head), 0, items, _model(body), name, start)
+    _remember(prompt, content, view, rest)
+    return prompt
 
 
 def _items_and_rest(content: bytes, start: int) -> tuple[list[Any], str] | None:
@@ -166,21 +171,12 @@ def _without_list(content: bytes, start: int, rest: str, name: str) -> dict[str,
     return {**first, **last}
 
 
-def _remembered(content: bytes, view: memoryview, rest: str, prompt: Prompt) -> Prompt:
-    end = len(content) - len(rest.encode())
-    return Prompt(
-        prompt.links,
-        prompt.leading,
-        prompt.fresh,
-        prompt.items,
-        prompt.model,
-        prompt.name,
-        prompt.start,
-        end,
-        content[max(0, end - _TAIL_BYTES) : end],
-        xxh3_128_digest(view[:end]),
-        rest,
-    )
+def _remember(prompt: Prompt, content: bytes, view: memoryview, rest: str) -> None:
+    """Sets what a later body is recognised by, if it goes on from this one."""
+    end = len(content) - (len(rest) if rest.isascii() else len(rest.encode()))
+    prompt.end, prompt.rest = end, rest
+    prompt.tail = content[max(0, end - _TAIL_BYTES) : end]
+    prompt.fingerprint = xxh3_128_digest(view[:end])
 
 
 def _model(body: dict[str, Any]) -> str | None:

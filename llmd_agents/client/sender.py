@@ -42,10 +42,6 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _random = random.Random()  # noqa: S311
 
 
-def _jitter(_: object) -> float:
-    return _random.uniform(0, 0.05)
-
-
 class Sender(Protocol):
     """Takes events that are to reach one server; nobody waits for them, and none of this ever raises."""
 
@@ -186,9 +182,10 @@ class EventSender:
         body = encode_events(events)
         import tenacity  # only by who sends events
 
+        backoff = tenacity.wait_exponential(multiplier=0.05, max=1.0)
         for attempt in tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential(multiplier=0.05, max=1.0) + _jitter,
+            wait=lambda state: backoff(state) + _random.uniform(0, 0.05),
             retry=tenacity.retry_if_exception_type((httpx.TransportError, _TransientStatus)),
             reraise=True,
         ):

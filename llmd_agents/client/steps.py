@@ -197,7 +197,7 @@ def begin_step(
     frame = declared or implicit.frame(prompt.links)
     branch = frame.branch
     _on_results(branch, prompt)
-    prompt = branch.run.context.note_prompt(prompt)
+    branch.run.context.note_prompt(prompt)
     hints = _hints(frame, place.server, prompt)
     pending = PendingStep(frame, implicit if declared is None else None, place, fingerprint, prompt, hints)
     _on_turn(branch, pending)

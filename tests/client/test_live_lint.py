@@ -9,7 +9,7 @@ from openai import OpenAI
 
 from llmd_agents import instrument, program
 from llmd_agents.client import live_lint
-from llmd_agents.linter import PrefixWarning
+from llmd_agents.linter import PrefixWarning, PrefixWatch
 from tests.recording import recording_server
 
 
@@ -78,3 +78,39 @@ def test_a_branch_that_nobody_declared_ends_alone(client: OpenAI, monkeypatch: p
             call(client, [{"role": "user", "content": str(number)}])
         call(client, second)
     assert [one.category for one in caught] == [PrefixWarning]
+
+
+def test_what_only_grows_is_not_read(client: OpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+    observe = PrefixWatch.observe
+
+    def counted(watch: PrefixWatch, branch: str, body: bytes, *more: Any) -> Any:
+        read.append(body)
+        return observe(watch, branch, body, *more)
+
+    monkeypatch.setattr(PrefixWatch, "observe", counted)
+    said: list[Any] = [{"role": "system", "content": "Mend walls. " * 50}, {"role": "user", "content": "one"}]
+    with warnings.catch_warnings(record=True) as caught, program("p") as run:
+        warnings.simplefilter("always")
+        for number in range(5):
+            call(client, said)
+            said += [{"role": "assistant", "content": "fine"}, {"role": "user", "content": f"turn {number}"}]
+        assert len(read) == 1
+        said[1] = {"role": "user", "content": "one, edited"}
+        call(client, said)
+    assert [record.divergence is not None for record in run.history.steps] == [False] * 5 + [True]
+    assert sum(one.category is PrefixWarning for one in caught) == 1
+    assert len(read) == 3
+
+
+def test_what_was_sent_last_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_lint, "LATEST_BYTES", 1000)
+    latest = live_lint._Latest()
+    for number in range(100):
+        latest.swap(str(number), live_lint._Sent(b"x" * 300, ()))
+    assert len(latest._sent) == 3
+    assert latest._bytes == 900
+    latest.swap("99", live_lint._Sent(b"x" * 2000, ()))
+    assert latest._bytes == 0
+    latest.forget("99")
+    assert not latest._sent
