@@ -10,7 +10,8 @@ from .clock import event_time, monotonic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmd_agents.hints import Ack, ForkPosition, Lifetime, LoopPosition, Outcome, Segment
+    from llmd_agents.hints import Ack, ForkPosition, Lifetime, LoopPosition, Outcome
+    from llmd_agents.hints.drafts import SegmentDraft
     from llmd_agents.linter import Divergence
 
 R = TypeVar("R")
@@ -76,7 +77,7 @@ class StepRecord:
     span: object | None = None
 
 
-def stretches(segments: Sequence[Segment]) -> tuple[tuple[bytes, int], ...]:
+def stretches(segments: Sequence[SegmentDraft]) -> tuple[tuple[bytes, int], ...]:
     """Returns the digests and sizes of a step's segments as its record keeps them."""
     surplus = max(len(segments) - CONTEXT_MAX, 0)
     oldest = sum(segment.size for segment in segments[:surplus])

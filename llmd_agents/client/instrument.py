@@ -66,8 +66,16 @@ class _Hooks:
     """The hooks of one HTTP client. None of them ever raises: hints are advice."""
 
     def __init__(
-        self, dialects: tuple[str, ...], surroundings: Surroundings | None, hosts: frozenset[str] | None
+        self,
+        http: Any,
+        dialects: tuple[str, ...],
+        surroundings: Surroundings | None,
+        hosts: frozenset[str] | None,
     ) -> None:
+        self._ours: dict[str, Callable[..., Any]] = {
+            "request": self.on_request_async if hasattr(http, "aclose") else self.on_request,
+            "response": self.on_response_async if hasattr(http, "aclose") else self.on_response,
+        }
         self._translator = _translator(dialects, surroundings) if dialects else None
         self._for_openai = partial(_translator, (*dialects, "openai"), surroundings)
         self._hosts = hosts
@@ -76,16 +84,13 @@ class _Hooks:
     def join(self, http: Any) -> None:
         """Puts the hooks behind those that a client has, if they are not there."""
         with faults("a client's hooks were not set"):
-            if hasattr(http, "aclose"):
-                ours: Any = {"request": self.on_request_async, "response": self.on_response_async}
-            else:
-                ours = {"request": self.on_request, "response": self.on_response}
-            theirs = http.event_hooks
-            if any(hook not in theirs[event] for event, hook in ours.items()):
-                with guard:
-                    for event, hook in ours.items():
-                        if hook not in theirs[event]:
-                            theirs[event].append(hook)
+            theirs, ours = http.event_hooks, self._ours
+            if ours["request"] in theirs["request"] and ours["response"] in theirs["response"]:
+                return
+            with guard:
+                for event, hook in ours.items():
+                    if hook not in theirs[event]:
+                        theirs[event].append(hook)
 
     def on_request(self, request: _Request) -> None:
         with faults("no hints for a call"):
@@ -222,7 +227,7 @@ def attach(
         if http in _attached:
             return http_client
         _attached.add(http)
-    hooks = _Hooks(chosen, surroundings, named)
+    hooks = _Hooks(http, chosen, surroundings, named)
     hooks.join(http)
     http.send = (_watched_async if hasattr(http, "aclose") else _watched)(http, http.send, hooks)
     return http_client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .marks import Mark, mark_of
 from .recent import Recent
@@ -11,7 +11,7 @@ from .recent import Recent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llmd_agents.hints import Segment
+    from llmd_agents.hints.drafts import SegmentDraft
 
     from .prompt import Prompt
 
@@ -59,21 +59,21 @@ class KnownContext:
         if output_tokens is not None:
             self._answered.put(digest, input_tokens + output_tokens)
 
-    def declared(self, segments: Sequence[Segment], before: bytes | None) -> tuple[Segment, ...]:
+    def declared(self, segments: Sequence[SegmentDraft], before: bytes | None) -> tuple[SegmentDraft, ...]:
         """Returns segments with what is known of them.
 
         Args:
             before: the digest that the first of them extends; None at the start of a prompt.
         """
-        known: list[Segment] = []
+        known: list[SegmentDraft] = []
         start = 0 if before is None else self._tokens.get(before)
         for segment in segments:
-            changes: dict[str, object] = {}
+            changes: dict[str, Any] = {}
             if (found := self._marks.get(segment.digest)) is not None:
                 changes.update(lifetime=found.lifetime, scope=found.scope, type=found.type or segment.type)
             end = self._tokens.get(segment.digest)
             if start is not None and end is not None and end >= start:
                 changes["tokens"] = end - start
             start = end
-            known.append(segment.model_copy(update=changes) if changes else segment)
+            known.append(segment._replace(**changes) if changes else segment)
         return tuple(known)

@@ -14,7 +14,7 @@ from llmd_agents.hints import (
     ProgramFinished,
     ProgramStarted,
 )
-from llmd_agents.hints.fields import Id
+from llmd_agents.hints.fields import Id, Name
 
 from . import quiet
 from .best_of import best_in_tasks, best_in_threads, is_async
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _ID: TypeAdapter[str] = TypeAdapter(Id, config=ConfigDict(defer_build=True))
+_NAME: TypeAdapter[str] = TypeAdapter(Name, config=ConfigDict(defer_build=True))
 
 FLUSH_SECONDS = 0.5
 """How long the end of a program waits, at most, for its last events to leave."""
@@ -222,8 +223,11 @@ class Run:
                 `last_step` gives them, or branches.
 
         Raises:
-            ValueError: if something in `after` is no id.
+            ValueError: if `kind`, `agent` or something in `after` is outside the contract's limits.
         """
+        for name in (kind, agent):
+            if name is not None:
+                _NAME.validate_python(name)
         branch = self.here()
         awaited = _ids(after)
         outer = next(open_frames(), None)

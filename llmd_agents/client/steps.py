@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128_digest
 
-from llmd_agents.hints import (
-    Hints,
-    Step,
-    Superseded,
-    UnreadableHints,
-    decode_ack,
-    encode_hints,
-    segments_of,
-)
+from llmd_agents.hints import Superseded, UnreadableHints, decode_ack, encode_hints
+from llmd_agents.hints.drafts import HintsDraft, StepDraft
 from llmd_agents.hints.limits import NAME_MAX_CHARS
+from llmd_agents.hints.segments import drafts_of
 
 from .clock import event_time
 from .history import StepRecord, stretches
@@ -29,7 +23,7 @@ from .prompt import Prompt, read_prompt
 from .tool_name import call_key
 
 if TYPE_CHECKING:
-    from llmd_agents.hints import Ack, Outcome
+    from llmd_agents.hints import Ack, Hints, Outcome
 
     from .answer import Answer
     from .branch import Branch
@@ -53,13 +47,13 @@ class PendingStep:
         place: Place,
         content: bytes,
         prompt: Prompt,
-        hints: Hints,
+        draft: HintsDraft,
     ) -> None:
         self.frame = frame
         self._implicit = implicit
         self.place = place
         self.prompt = prompt
-        self.hints = hints
+        self.draft = draft
         self.answered = False
         self._content = content
         self._header: str | None = None
@@ -71,6 +65,11 @@ class PendingStep:
     def branch(self) -> Branch:
         return self.frame.branch
 
+    @property
+    def hints(self) -> Hints:
+        """All that is declared, as the contract's own model."""
+        return self.draft.checked()
+
     def header(self) -> str:
         """Returns the encoded hints.
 
@@ -78,7 +77,7 @@ class PendingStep:
             ValueError: if they do not fit.
         """
         if self._header is None:
-            self._header = encode_hints(self.hints)
+            self._header = encode_hints(self.draft)
         return self._header
 
     def is_retried_by(self, content: bytes, place: Place, declared: Frame | None) -> bool:
@@ -108,7 +107,7 @@ class PendingStep:
             return
         self.answered = True
         branch = self.branch
-        branch.advance(self.hints.step.id, self.hints.step.parents)
+        branch.advance(self.draft.step.id, self.draft.step.parents)
         if self._implicit is not None:
             self._implicit.answered(branch, self.prompt.links[-1].digest)
         try:
@@ -198,22 +197,22 @@ def begin_step(
     branch = frame.branch
     _on_results(branch, prompt)
     branch.run.context.note_prompt(prompt)
-    hints = _hints(frame, place.server, prompt)
-    pending = PendingStep(frame, implicit if declared is None else None, place, fingerprint, prompt, hints)
+    draft = _draft(frame, place.server, prompt)
+    pending = PendingStep(frame, implicit if declared is None else None, place, fingerprint, prompt, draft)
     _on_turn(branch, pending)
     pending.start()
     _last.set(weakref.ref(pending))
     return pending
 
 
-def _hints(frame: Frame, server: str, prompt: Prompt) -> Hints:
+def _draft(frame: Frame, server: str, prompt: Prompt) -> HintsDraft:
     branch, links = frame.branch, prompt.links
     run = branch.run
     known = branch.trail.known_links(server, links)
     if known == 1 and links[0].size == 0:
         known = 0  # a head without tools is no segment, so the server has not been told of it
     extends = links[known - 1].digest if known else None
-    step = Step(
+    step = StepDraft(
         id=run.step_ids.next(),
         branch=branch.id,
         kind=frame.kind,
@@ -224,11 +223,11 @@ def _hints(frame: Frame, server: str, prompt: Prompt) -> Hints:
         fork=branch.fork,
         loop=branch.loops[-1] if branch.loops else None,
     )
-    return Hints(
+    return HintsDraft(
         program=run.declared,
         step=step,
         extends=extends,
-        segments=run.context.declared(segments_of(links[known:]), extends),
+        segments=run.context.declared(drafts_of(links[known:]), extends),
         forecast=frame.forecast,
     )
 
@@ -250,7 +249,7 @@ def _on_results(branch: Branch, prompt: Prompt) -> None:
 
 def _on_turn(branch: Branch, pending: PendingStep) -> None:
     """Takes note of how the prompt goes on from what the branch has sent before."""
-    step, links = pending.hints.step, pending.prompt.links
+    step, links = pending.draft.step, pending.prompt.links
     digest = branch.trail.conversations.follow(links, step.id, step.parents)
     if digest is not None:
         pending.record.superseded = True
@@ -259,7 +258,7 @@ def _on_turn(branch: Branch, pending: PendingStep) -> None:
 
 
 def _record(pending: PendingStep, started: float) -> StepRecord:
-    step, links = pending.hints.step, pending.prompt.links
+    step, links = pending.draft.step, pending.prompt.links
     return StepRecord(
         step=step.id,
         branch=step.branch,
@@ -274,9 +273,9 @@ def _record(pending: PendingStep, started: float) -> StepRecord:
         server=pending.place.server,
         started=started,
         prompt_bytes=sum(link.size for link in links),
-        new_bytes=sum(segment.size for segment in pending.hints.segments),
-        extends=pending.hints.extends,
-        context=stretches(pending.hints.segments),
+        new_bytes=sum(segment.size for segment in pending.draft.segments),
+        extends=pending.draft.extends,
+        context=stretches(pending.draft.segments),
     )
 
 

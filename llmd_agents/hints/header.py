@@ -9,6 +9,7 @@ A member with a bad value is rejected alone; the others still count. `docs/hints
 
 from typing import Any, Final
 
+from .drafts import HintsDraft, SegmentDraft
 from .errors import HintsTooLong, UnreadableHints
 from .header_as_written import read_as_written
 from .header_members import TYPE_TOKENS
@@ -36,7 +37,7 @@ PARENTS_KEPT: Final = 8
 """Parents that remain of a longer list in a header that is still too long without its segments."""
 
 
-def encode_hints(hints: Hints, *, limit: int = HEADER_MAX_BYTES) -> str:
+def encode_hints(hints: Hints | HintsDraft, *, limit: int = HEADER_MAX_BYTES) -> str:
     """Returns the header value: ASCII, at most `limit` bytes.
 
     When it would be longer, new segments are merged (oldest first), then the forecast and the oldest parents
@@ -46,7 +47,11 @@ def encode_hints(hints: Hints, *, limit: int = HEADER_MAX_BYTES) -> str:
         HintsTooLong: if even that does not fit.
     """
     value = _written(hints)
-    if len(value) > limit and len(hints.segments) > 1:
+    if len(value) <= limit:
+        return value
+    if isinstance(hints, HintsDraft):
+        hints = hints.checked()
+    if len(hints.segments) > 1:
         hints = _cut(hints, "segments")
         others = _written(hints.model_copy(update={"segments": ()}))
         room = limit - len(others) - len(", segments=()")
@@ -71,7 +76,7 @@ def _cut(hints: Hints, what: str, **changes: Any) -> Hints:
     return hints.model_copy(update=changes)
 
 
-def _written(hints: Hints) -> str:
+def _written(hints: Hints | HintsDraft) -> str:
     program, step = hints.program, hints.step
     members = [f"v={VERSION}, program={string(program.id)}"]
     if program.name:
@@ -120,7 +125,7 @@ def _written(hints: Hints) -> str:
     return "".join(members)
 
 
-def _segment(segment: Segment) -> str:
+def _segment(segment: Segment | SegmentDraft) -> str:
     text = f"{byte_sequence(segment.digest)};t={TYPE_TOKENS[segment.type]};b={integer(segment.size)}"
     if segment.tokens is not None:
         text += f";n={integer(segment.tokens)}"

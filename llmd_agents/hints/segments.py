@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from .digest import Link
+from .drafts import SegmentDraft
 from .limits import SEGMENTS_MAX, SIZE_MAX
 from .models import Segment, SegmentType
 
@@ -23,6 +24,11 @@ def segments_of(links: Sequence[Link]) -> tuple[Segment, ...]:
     An empty head carries no context of its own and gives none. Of a chain with more than `SEGMENTS_MAX`
     links, those after the first few and before the newest become one segment.
     """
+    return tuple(draft.checked() for draft in drafts_of(links))
+
+
+def drafts_of(links: Sequence[Link]) -> tuple[SegmentDraft, ...]:
+    """As `segments_of`, for hints that are only written."""
     shown = [link for link in links if link.role is not None or link.size > 0]
     surplus = len(shown) - SEGMENTS_MAX
     merged = 1
@@ -30,17 +36,13 @@ def segments_of(links: Sequence[Link]) -> tuple[Segment, ...]:
         middle = shown[_FIRST : _FIRST + surplus + 1]
         size, merged = sum(link.size for link in middle), len(middle)
         shown[_FIRST : _FIRST + surplus + 1] = [Link(middle[-1].digest, size, middle[-1].role)]
-    segments = [
-        Segment(
-            type=_BY_ROLE.get(link.role, SegmentType.CONVERSATION_TURN),
-            digest=link.digest,
-            size=link.size,
-        )
+    drafts = [
+        SegmentDraft(_BY_ROLE.get(link.role, SegmentType.CONVERSATION_TURN), link.digest, link.size)
         for link in shown
     ]
     if merged > 1:
-        segments[_FIRST] = segments[_FIRST].model_copy(update={"merged": min(merged, SEGMENTS_MAX)})
-    return tuple(segments)
+        drafts[_FIRST] = drafts[_FIRST]._replace(merged=min(merged, SEGMENTS_MAX))
+    return tuple(drafts)
 
 
 def merge_oldest(

@@ -48,7 +48,7 @@ BROKEN: list[tuple[Any, str]] = [
     (prompt, "chain_after"),
     (steps, "read_prompt"),
     (steps, "encode_hints"),
-    (steps, "segments_of"),
+    (steps, "drafts_of"),
     (steps, "decode_ack"),
     (steps, "learn"),
     (live_lint, "_live"),

@@ -135,7 +135,7 @@ def test_a_hostile_ack_changes_nothing(ack: str) -> None:
     assert recorded.steps[1].step.parents == ("s1",)
 
 
-@pytest.mark.parametrize("broken", ["read_prompt", "encode_hints", "segments_of", "decode_ack", "tell"])
+@pytest.mark.parametrize("broken", ["read_prompt", "encode_hints", "drafts_of", "decode_ack", "tell"])
 def test_a_fault_inside_the_hooks_is_not_felt(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("fault")

@@ -123,3 +123,9 @@ def test_a_label_takes_code_into_the_program_that_began_outside_of_it(wire: Wire
     assert inside.program == first.program
     assert outside.program.name == "undeclared"
     assert inside.step.parents == (first.step.id,)
+
+
+@pytest.mark.parametrize("names", [{"kind": "a\nb"}, {"agent": "x" * 129}, {"kind": ""}, {"agent": 7}])
+def test_a_name_outside_the_contract_is_refused_where_it_is_declared(names: Any) -> None:
+    with program("p") as run, pytest.raises(ValueError, match=r"str|printable"), run.label(**names):
+        pass
