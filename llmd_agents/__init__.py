@@ -3,26 +3,24 @@
 from llmd_agents import instrument, program, tool
 """
 
-from .client import (
-    AsyncFork,
-    Best,
-    ContextExecutor,
-    Forecast,
-    Fork,
-    Run,
-    SyncFork,
-    attach,
-    continue_program,
-    current_baggage,
-    current_environment,
-    current_headers,
-    current_meta,
-    instrument,
-    mark,
-    program,
-    tool,
-    tool_call,
-)
+from typing import TYPE_CHECKING, Any
+
+from . import client
+from .client import Forecast, Run, attach, instrument, mark, program, tool, tool_call
+
+if TYPE_CHECKING:
+    from .client import (
+        AsyncFork,
+        Best,
+        ContextExecutor,
+        Fork,
+        SyncFork,
+        continue_program,
+        current_baggage,
+        current_environment,
+        current_headers,
+        current_meta,
+    )
 
 __all__ = [
     "AsyncFork",
@@ -45,3 +43,13 @@ __all__ = [
     "tool_call",
 ]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(client, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,7 @@
 """A branch: one linear chain of context, and where it stands in the program's graph."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -7,17 +9,17 @@ from llmd_agents.hints import BranchEnded, ForkPosition, LoopPosition, Outcome
 from llmd_agents.hints.frontier import advance
 
 from . import quiet
-from .asked import AskedTools
 from .clock import event_time
 from .guard import guard
 from .history import BranchRecord
-from .join import Join
 from .live_lint import forget
 from .loop import loop_positions
 from .observer import tell
 from .trail import Trail
 
 if TYPE_CHECKING:
+    from .asked import AskedTools
+    from .join import Join
     from .run import Run
 
 
@@ -38,12 +40,12 @@ class Branch:
 
     def __init__(
         self,
-        run: "Run",
+        run: Run,
         branch_id: str,
         *,
         parents: Iterable[str] = (),
         fork: tuple[str, int, int] | None = None,
-        parent: "Branch | None" = None,
+        parent: Branch | None = None,
     ) -> None:
         self.run = run
         self.id = branch_id
@@ -77,6 +79,8 @@ class Branch:
     @property
     def asked(self) -> AskedTools:
         if self._asked is None:
+            from .asked import AskedTools
+
             with guard:
                 self._asked = self._asked or AskedTools(self)
         return self._asked
@@ -131,7 +135,7 @@ class Branch:
         """Whether it has ended, or its program has."""
         return self.outcome is not None or self.run.finished
 
-    def is_of(self, fork: str, run: "Run") -> bool:
+    def is_of(self, fork: str, run: Run) -> bool:
         """Returns whether it is a branch of a fork, or was forked from one of those."""
         branch: Branch | None = self
         while branch is not None and branch.run is run:

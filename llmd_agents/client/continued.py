@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from llmd_agents.hints import HINTS_HEADER, Program, Step, decode_hints
 
 from . import quiet
-from .frame import Frame, fall_back_to
-from .handover import BAGGAGE_KEY, ENVIRONMENT_VARIABLE, META_KEY
+from .frame import ENVIRONMENT_VARIABLE, Frame
+from .handover import BAGGAGE_KEY, META_KEY
 from .ids import program_id, token
 from .run import FLUSH_SECONDS, Run
 
@@ -118,4 +118,5 @@ class _OfProcess:
             run.outbox.flush(FLUSH_SECONDS)
 
 
-fall_back_to(_OfProcess().frame)
+frame_of_process = _OfProcess().frame
+"""Tells the frame of code that has entered none."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import weakref
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llmd_agents.hints.limits import PARENTS_MAX
 
@@ -78,13 +79,8 @@ def _running() -> asyncio.Task[object] | threading.Thread:
 
 _current: ContextVar[Entry | None] = ContextVar("llmd_agents_frame", default=None)
 
-_of_process: Callable[[], Frame | None] | None = None
-
-
-def fall_back_to(frame_of_process: Callable[[], Frame | None]) -> None:
-    """Sets what tells the frame of code that has entered none."""
-    global _of_process
-    _of_process = frame_of_process
+ENVIRONMENT_VARIABLE: Final = "LLMD_AGENTS_PROGRAM"
+"""What hands a program over to a process."""
 
 
 def _entry() -> Entry | None:
@@ -98,7 +94,11 @@ def current_frame() -> Frame | None:
     entry = _entry()
     if entry is not None:
         return entry.frame
-    return _of_process() if _of_process is not None else None
+    if ENVIRONMENT_VARIABLE not in os.environ:
+        return None
+    from .continued import frame_of_process
+
+    return frame_of_process()
 
 
 def open_frames() -> Iterator[Frame]:

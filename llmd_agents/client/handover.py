@@ -14,7 +14,7 @@ from llmd_agents.hints import (
 )
 
 from . import quiet
-from .frame import current_frame
+from .frame import ENVIRONMENT_VARIABLE, current_frame
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .branch import Branch
     from .fork_block import ForkBlock
 
-ENVIRONMENT_VARIABLE: Final = "LLMD_AGENTS_PROGRAM"
 META_KEY: Final = "llmd-agents/hints"
 BAGGAGE_KEY: Final = "llmd-program"
 

@@ -15,7 +15,6 @@ from llmd_agents.hints import ACK_HEADER, HINTS_HEADER
 from .added_headers import add_header, take_back_headers
 from .frame import current_frame
 from .guard import guard
-from .handover import BAGGAGE_KEY, current_baggage
 from .implicit import ImplicitProgram
 from .live_lint import lint
 from .place import place_of
@@ -142,6 +141,8 @@ class _Hooks:
 
 
 def _add_baggage(request: _Request) -> None:
+    from .handover import BAGGAGE_KEY, current_baggage
+
     ours, theirs = current_baggage(), request.headers.get("baggage", "")
     if ours is not None and BAGGAGE_KEY not in theirs:
         add_header(request, "baggage", f"{theirs},{ours}" if theirs else ours)

@@ -17,12 +17,9 @@ from llmd_agents.hints import (
 from llmd_agents.hints.fields import Id, Name
 
 from . import quiet
-from .best_of import best_in_tasks, best_in_threads, is_async
 from .branch import Branch
 from .clock import event_time
-from .fork_block import ForkBlock
 from .frame import Entry, Frame, enter_frame, frame, leave_all, leave_frame, open_frames
-from .handover import HandOverBlock
 from .history import History
 from .ids import Counter, program_id, slug, token
 from .known_context import KnownContext
@@ -39,6 +36,8 @@ if TYPE_CHECKING:
     from llmd_agents.linter import Prices
 
     from .best_of import Best
+    from .fork_block import ForkBlock
+    from .handover import HandOverBlock
     from .join import Join
     from .report import Report
 
@@ -134,6 +133,8 @@ class Run:
         Raises:
             ValueError: if `width`, `name` or `join` is outside its limits.
         """
+        from .fork_block import ForkBlock
+
         return ForkBlock(self.here(), self._fork_ids.next(), width, name, join)
 
     @overload
@@ -184,6 +185,8 @@ class Run:
             ValueError: if `count` or `name` is outside the contract's limits.
             Exception: what an attempt or its scoring raised, if all failed; an ExceptionGroup of several.
         """
+        from .best_of import best_in_tasks, best_in_threads, is_async
+
         if is_async(attempt):
             return best_in_tasks(self, count, attempt, score, name, limit)
         return best_in_threads(self, count, attempt, score, name, limit)
@@ -248,6 +251,9 @@ class Run:
         It is a fork of one branch that runs elsewhere, where `continue_program` takes it up. Leaving the
         block is the join: what follows depends on what was done there.
         """
+        from .fork_block import ForkBlock
+        from .handover import HandOverBlock
+
         parent = self.here()
         return HandOverBlock(parent, ForkBlock(parent, self._handover_ids.next(), 1, name, "all"))
 
