@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from llmd_agents.hints import HINTS_HEADER, Program, Step, decode_hints
+from llmd_agents.hints import HINTS_HEADER, UNDECLARED, Program, Step, decode_hints
 
 from . import quiet
 from .frame import ENVIRONMENT_VARIABLE, Frame
@@ -25,7 +25,7 @@ _KEYS: Final = (HINTS_HEADER, ENVIRONMENT_VARIABLE.lower(), META_KEY)
 _BAGGAGE_MAX_CHARS: Final = 8192
 
 
-def continue_program(carrier: Carrier, *, name: str = "undeclared", baggage: bool = False) -> Run:
+def continue_program(carrier: Carrier, *, name: str = UNDECLARED, baggage: bool = False) -> Run:
     """Goes on with a program that was begun elsewhere, on a branch of its own.
 
         with continue_program(request.headers) as run:

@@ -10,13 +10,14 @@ import weakref
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from llmd_agents.hints import ACK_HEADER, HINTS_HEADER
+from llmd_agents.hints import ACK_HEADER, HINTS_HEADER, UNDECLARED
 
 from .added_headers import add_header, take_back_headers
 from .frame import current_frame
 from .guard import guard
 from .implicit import ImplicitProgram
 from .live_lint import lint
+from .outcome import outcome_of
 from .place import place_of
 from .quiet import faults
 from .sender import sender_for
@@ -78,7 +79,7 @@ class _Hooks:
         self._translator = _translator(dialects, surroundings) if dialects else None
         self._for_openai = partial(_translator, (*dialects, "openai"), surroundings)
         self._hosts = hosts
-        self._implicit = ImplicitProgram("undeclared")
+        self._implicit = ImplicitProgram(UNDECLARED)
 
     def join(self, http: Any) -> None:
         """Puts the hooks behind those that a client has, if they are not there."""
@@ -221,14 +222,12 @@ def attach(
     if isinstance(hosts, str):
         hosts = (hosts,)
     chosen = (dialects,) if isinstance(dialects, str) else tuple(dialects)
-    if chosen:
-        _translator(chosen, surroundings)  # says now what is wrong
     named = None if hosts is None else frozenset(host.lower() for host in hosts)
+    hooks = _Hooks(http, chosen, surroundings, named)
     with guard:
         if http in _attached:
             return http_client
         _attached.add(http)
-    hooks = _Hooks(http, chosen, surroundings, named)
     hooks.join(http)
     http.send = (_watched_async if hasattr(http, "aclose") else _watched)(http, http.send, hooks)
     return http_client
@@ -243,7 +242,7 @@ def _watched(http: Any, send: Callable[..., Any], hooks: _Hooks) -> Callable[...
         try:
             return send(request, *args, **kwargs)
         except BaseException as error:
-            hooks.on_failure(request, "error" if isinstance(error, Exception) else "cancelled")
+            hooks.on_failure(request, outcome_of(type(error)))
             raise
 
     return watched
@@ -255,7 +254,7 @@ def _watched_async(http: Any, send: Callable[..., Any], hooks: _Hooks) -> Callab
         try:
             return await send(request, *args, **kwargs)
         except BaseException as error:
-            hooks.on_failure(request, "error" if isinstance(error, Exception) else "cancelled")
+            hooks.on_failure(request, outcome_of(type(error)))
             raise
 
     return watched

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmd_agents.hints import UNDECLARED
+
 from .guard import guard
 from .quiet import faults
 
@@ -37,6 +39,7 @@ LATEST_BYTES = 32 << 20
 class _Sent(NamedTuple):
     content: bytes
     links: Sequence[Link]
+    watched: bool = False
 
 
 class _Latest:
@@ -46,25 +49,25 @@ class _Latest:
         self._sent: OrderedDict[str, _Sent] = OrderedDict()
         self._bytes = 0
 
-    def swap(self, key: str, sent: _Sent) -> _Sent | None:
-        """Puts a body in the place of the one before, and returns that."""
+    def get(self, key: str) -> _Sent | None:
+        return self._sent.get(key)
+
+    def put(self, key: str, sent: _Sent) -> None:
+        """Puts a body in the place of the one before."""
         with guard:
-            before = self._take(key)
+            self._take(key)
             self._sent[key] = sent
             self._bytes += len(sent.content)
             while self._bytes > LATEST_BYTES:
                 self._bytes -= len(self._sent.popitem(last=False)[1].content)
-            return before
 
     def forget(self, key: str) -> None:
         with guard:
             self._take(key)
 
-    def _take(self, key: str) -> _Sent | None:
-        sent = self._sent.pop(key, None)
-        if sent is not None:
+    def _take(self, key: str) -> None:
+        if (sent := self._sent.pop(key, None)) is not None:
             self._bytes -= len(sent.content)
-        return sent
 
 
 class LiveLint:
@@ -83,10 +86,12 @@ class LiveLint:
         """Compares a request with what its branch sent before; warns once per cause."""
         key, links = _key(pending.branch), pending.prompt.links
         self._linter.feed(key, content, links)
-        before = self._latest.swap(key, _Sent(content, links))
-        if before is not None:
-            if pending.prompt.grown_from == before.links[-1].digest:
-                return  # nothing of it has changed: it is looked at when something does
+        before = self._latest.get(key)
+        grown = before is not None and pending.prompt.grown_from == before.links[-1].digest
+        self._latest.put(key, _Sent(content, links, watched=not grown))
+        if grown:
+            return  # nothing of it has changed: it is looked at when something does
+        if before is not None and not before.watched:
             self._watch.observe(key, before.content, before.links)
         found = self._watch.observe(key, content, links)
         if isinstance(found, self._linter.Divergence):
@@ -160,4 +165,4 @@ def _key(branch: Branch) -> str:
 
 def _shares_key(branch: Branch) -> bool:
     # Where nothing is declared the prompts tell branches apart: one that parts from its branch is on another.
-    return branch.run.declared.name == "undeclared"
+    return branch.run.declared.name == UNDECLARED

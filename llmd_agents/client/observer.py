@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Protocol
 
+from .quiet import faults
 from .telemetry import SpansWhenTraced
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .history import BranchRecord, ForkRecord, History, StepRecord, ToolRecord
-
-log = logging.getLogger("llmd_agents.client")
 
 
 class Observer(Protocol):
@@ -45,7 +43,5 @@ def observe_with(observer: Observer) -> None:
 def tell(call: Callable[[Observer], None]) -> None:
     """Tells every observer; what one raises is logged and nothing else."""
     for observer in _observers:
-        try:
+        with faults("an observer failed"):
             call(observer)
-        except Exception as error:  # noqa: BLE001  (telemetry is no reason for a program to fail)
-            log.debug("%s failed: %r", type(observer).__name__, error)

@@ -280,6 +280,4 @@ def _record(pending: PendingStep, started: float) -> StepRecord:
 
 
 def _name(model: str | None) -> str | None:
-    return (
-        model if isinstance(model, str) and 0 < len(model) <= NAME_MAX_CHARS and model.isprintable() else None
-    )
+    return model if model and len(model) <= NAME_MAX_CHARS and model.isprintable() else None

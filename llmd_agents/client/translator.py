@@ -34,13 +34,13 @@ class Translator:
         Args:
             content: the request's body.
         """
-        parent = pending.branch.parent
+        hints, parent = pending.hints, pending.branch.parent
         around = replace(self._surroundings, parent_branch=None if parent is None else parent.id)
-        for name, value in apply_headers(self._dialects, pending.hints, around).items():
+        for name, value in apply_headers(self._dialects, hints, around).items():
             if name not in request.headers:
                 add_header(request, name, value)
         if self._changes_body:
-            body = apply_body(self._dialects, pending.hints, json.loads(content), around)
+            body = apply_body(self._dialects, hints, json.loads(content), around)
             if body is not None:
                 _replace_body(request, body)
 

@@ -30,6 +30,7 @@ from .header import HINTS_HEADER, VERSION, Decoded, Rejection, decode_hints, enc
 from .models import (
     DEFAULT_PRIORITY,
     ROOT_BRANCH,
+    UNDECLARED,
     Forecast,
     ForkPosition,
     Hints,
@@ -76,6 +77,7 @@ __all__ = [
     "KV_PATH",
     "RESIDENCY_PATH",
     "ROOT_BRANCH",
+    "UNDECLARED",
     "VERSION",
     "Ack",
     "BranchEnded",

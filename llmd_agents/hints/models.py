@@ -26,6 +26,9 @@ Priority = Annotated[int, Field(ge=0, le=100, strict=True)]
 ROOT_BRANCH = "main"
 """Id of the branch that every program starts with."""
 
+UNDECLARED = "undeclared"
+"""Name of the programs that clients form where nothing is declared: prompts alone tell branches apart."""
+
 DEFAULT_PRIORITY = 50
 
 

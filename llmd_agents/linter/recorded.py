@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmd_agents.hints import HINTS_HEADER, Hints, UnreadableHints, decode_hints
+from llmd_agents.hints import HINTS_HEADER, UNDECLARED, Hints, UnreadableHints, decode_hints
 
 _BODY_MEMBERS = ("messages", "input", "prompt", "previous_response_id")
 _NESTED_MAX = 4
-_UNDECLARED = "undeclared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ def scope_of_hints(hints: Hints) -> str:
     Of a client that declares nothing it is the whole program: there the branches were told apart by the
     prompts themselves, so that one that parts from its branch is on another.
     """
-    if hints.program.name == _UNDECLARED:
+    if hints.program.name == UNDECLARED:
         return hints.program.id
     return f"{hints.program.id}/{hints.step.branch}"
 

@@ -16,6 +16,7 @@ from typing import Any
 from llmd_agents import serving
 from llmd_agents.hints import (
     EVENTS_PATH,
+    UNDECLARED,
     Event,
     Hints,
     ProgramFinished,
@@ -38,9 +39,6 @@ KEEP = 10_000
 BODY_MAX_BYTES = 64 << 20
 RESPONSES_MAX = 1000
 """How many responses are remembered for `previous_response_id`."""
-
-UNDECLARED = "undeclared"
-"""Name of the program of a client that declares none: it ends only after 10 idle minutes."""
 
 _WHOLE = {CHAT_PATH: whole_chat, COMPLETIONS_PATH: whole_completion, RESPONSES_PATH: whole_response}
 _STREAMED = {

@@ -107,10 +107,10 @@ def test_what_was_sent_last_is_remembered_within_bounds(monkeypatch: pytest.Monk
     monkeypatch.setattr(live_lint, "LATEST_BYTES", 1000)
     latest = live_lint._Latest()
     for number in range(100):
-        latest.swap(str(number), live_lint._Sent(b"x" * 300, ()))
+        latest.put(str(number), live_lint._Sent(b"x" * 300, ()))
     assert len(latest._sent) == 3
     assert latest._bytes == 900
-    latest.swap("99", live_lint._Sent(b"x" * 2000, ()))
+    latest.put("99", live_lint._Sent(b"x" * 2000, ()))
     assert latest._bytes == 0
     latest.forget("99")
     assert not latest._sent
