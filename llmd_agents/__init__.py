@@ -6,20 +6,23 @@ from llmd_agents import instrument, program, tool
 from typing import TYPE_CHECKING, Any
 
 from . import client
-from .client import Forecast, Run, attach, instrument, mark, program, tool, tool_call
+from .client import attach, instrument, program, tool, tool_call
 
 if TYPE_CHECKING:
     from .client import (
         AsyncFork,
         Best,
         ContextExecutor,
+        Forecast,
         Fork,
+        Run,
         SyncFork,
         continue_program,
         current_baggage,
         current_environment,
         current_headers,
         current_meta,
+        mark,
     )
 
 __all__ = [

@@ -7,13 +7,16 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from llmd_agents.hints import Lifetime
+from llmd_agents import hints
 from llmd_agents.hints.limits import NAME_MAX_CHARS
 
 from .duration import seconds
 from .durations import Expected, tool_durations
+
+if TYPE_CHECKING:
+    from llmd_agents.hints import Lifetime
 
 TOOLS_MAX: Final = 4096
 """Of more tools those declared first are forgotten; their own calls still say what they declare."""
@@ -71,12 +74,14 @@ def _seconds(argument: str, value: Duration) -> float:
 
 
 def _lifetime(value: Duration) -> Lifetime | float:
-    if isinstance(value, str) and value in {*Lifetime}:
-        return Lifetime(value)
+    if isinstance(value, str) and value in {*hints.Lifetime}:
+        return hints.Lifetime(value)
     try:
         return seconds(value)
     except ValueError as error:
-        raise ValueError(f"result_lifetime: one of {', '.join(Lifetime)}, or a duration: {error}") from None
+        raise ValueError(
+            f"result_lifetime: one of {', '.join(hints.Lifetime)}, or a duration: {error}"
+        ) from None
 
 
 _declared: OrderedDict[str, DeclaredTool] = OrderedDict()

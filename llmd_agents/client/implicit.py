@@ -10,8 +10,9 @@ from .branch import Branch
 from .frame import Frame
 from .guard import guard
 from .ids import Counter
+from .program import program
 from .prompt import Prompt
-from .run import Run, program
+from .run import Run
 
 IDLE_SECONDS = 600.0
 BRANCHES_MAX = 1024

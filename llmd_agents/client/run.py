@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from pydantic import ConfigDict, TypeAdapter
 
-from llmd_agents.hints import (
-    DEFAULT_PRIORITY,
-    ROOT_BRANCH,
-    Program,
-    ProgramFinished,
-    ProgramStarted,
-)
+from llmd_agents.hints import ROOT_BRANCH, Program, ProgramFinished, ProgramStarted
 from llmd_agents.hints.fields import Id, Name
 
 from . import quiet
@@ -21,7 +15,7 @@ from .branch import Branch
 from .clock import event_time
 from .frame import Entry, Frame, enter_frame, frame, leave_all, leave_frame, open_frames
 from .history import History
-from .ids import Counter, program_id, slug, token
+from .ids import Counter, slug, token
 from .known_context import KnownContext
 from .loop import Loop
 from .observer import tell
@@ -320,24 +314,3 @@ def _ids(after: str | Branch | Iterable[str | Branch | None]) -> tuple[str, ...]
         elif one is not None:
             found.append(_ID.validate_python(one))
     return tuple(dict.fromkeys(found))
-
-
-def program(
-    name: str,
-    *,
-    priority: int = DEFAULT_PRIORITY,
-    deadline: float | None = None,
-    id: str | None = None,  # noqa: A002  (the contract's own word)
-) -> Run:
-    """Declares one run of a workflow.
-
-    Args:
-        name: the workflow, the same for every run of it.
-        priority: 0–100, higher matters more.
-        deadline: Unix time by which the result is wanted.
-        id: resumes a run under its earlier id; a new one is made by default.
-
-    Raises:
-        ValidationError: (a ValueError) naming the field that is outside the contract's limits.
-    """
-    return Run(Program(id=id or program_id(name), name=name, priority=priority, deadline=deadline))

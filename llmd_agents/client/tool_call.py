@@ -10,7 +10,6 @@ from .clock import monotonic
 from .declared_tools import DeclaredTool, Duration, declaration, declare
 from .durations import tool_durations
 from .frame import current_frame
-from .open_call import OpenCall
 from .outcome import outcome_of
 from .tool_name import call_key
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .branch import Branch
+    from .open_call import OpenCall
 
 
 class ToolCall:
@@ -68,6 +68,8 @@ class ToolCall:
                     call.leave(outcome)
 
     def _begin(self, branch: Branch) -> OpenCall:
+        from .open_call import OpenCall
+
         asking: Branch | None = branch
         while asking is not None:
             adopted = asking.asked.adopt(self._tool.name, self._call_id)

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import FailFast, Field, TypeAdapter, ValidationError
 
+from .defaults import ROOT_BRANCH
 from .errors import UnreadableHints, first_problem
 from .fields import Contract, Digest, FanOut, Id, Name, Seconds, Sigma, Timestamp, Word
 from .header import VERSION, Rejection
 from .limits import EVENTS_BODY_MAX_BYTES, EVENTS_PER_BATCH_MAX, PARENTS_MAX
-from .models import ROOT_BRANCH, Lifetime, Program
+from .models import Lifetime, Program
 
 EVENTS_PATH = "/v1/agent/events"
 

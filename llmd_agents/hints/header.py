@@ -9,6 +9,7 @@ A member with a bad value is rejected alone; the others still count. `docs/hints
 
 from typing import Any, Final
 
+from .defaults import DEFAULT_PRIORITY, ROOT_BRANCH
 from .drafts import HintsDraft, SegmentDraft
 from .errors import HintsTooLong, UnreadableHints
 from .header_as_written import read_as_written
@@ -17,9 +18,7 @@ from .header_reader import Decoded, Rejection, read_members
 from .limits import HEADER_MAX_BYTES
 from .models import (
     DEFAULT_LIFETIME,
-    DEFAULT_PRIORITY,
     DEFAULT_SCOPE,
-    ROOT_BRANCH,
     Hints,
     Lifetime,
     Segment,

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import FailFast, Field, model_validator
 
+from .defaults import DEFAULT_PRIORITY, ROOT_BRANCH
 from .fields import (
     Contract,
     Digest,
@@ -22,14 +23,6 @@ from .fields import (
 from .limits import PARENTS_MAX, SEGMENTS_MAX
 
 Priority = Annotated[int, Field(ge=0, le=100, strict=True)]
-
-ROOT_BRANCH = "main"
-"""Id of the branch that every program starts with."""
-
-UNDECLARED = "undeclared"
-"""Name of the programs that clients form where nothing is declared: prompts alone tell branches apart."""
-
-DEFAULT_PRIORITY = 50
 
 
 class Program(Contract):

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 from llmd_agents import instrument, program, tool
 from llmd_agents.client import (
     answer,
+    hooks,
     known_context,
     live_lint,
     outbox,
@@ -30,16 +30,15 @@ from llmd_agents.client.compaction import Conversations
 from llmd_agents.client.observer import _observers
 from tests.recording import Recorded, Reply, recording_server
 
-instrument_module = sys.modules[instrument.__module__]  # the function hides the module of its name
 HELLO: Any = [{"role": "user", "content": "hello"}]
 
 BROKEN: list[tuple[Any, str]] = [
-    (instrument_module, "begin_step"),
-    (instrument_module, "place_of"),
-    (instrument_module, "current_frame"),
-    (instrument_module, "sender_for"),
-    (instrument_module, "watch"),
-    (instrument_module, "lint"),
+    (hooks, "begin_step"),
+    (hooks, "place_of"),
+    (hooks, "current_frame"),
+    (hooks, "sender_for"),
+    (hooks, "watch"),
+    (hooks, "lint"),
     (translator.Translator, "add"),
     (translator, "apply_headers"),
     (translator, "apply_body"),
@@ -54,7 +53,7 @@ BROKEN: list[tuple[Any, str]] = [
     (live_lint, "_live"),
     (live_lint.LiveLint, "compare"),
     (known_context, "mark_of"),
-    (answer, "json"),
+    (answer, "parse"),
     (answer.Answer, "feed"),
     (answer.Answer, "end"),
     (watched_answer, "Answer"),

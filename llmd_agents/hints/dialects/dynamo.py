@@ -7,7 +7,8 @@ called one chain of context a trajectory and a session; both names are sent, wit
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..models import DEFAULT_PRIORITY, Hints, Next
+from ..defaults import DEFAULT_PRIORITY
+from ..models import Hints, Next
 from .dialect import Dialect, Surroundings, beside
 from .session import session_id
 

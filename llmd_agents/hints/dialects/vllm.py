@@ -9,9 +9,10 @@ tenants apart and so never comes from a hint.
 from collections.abc import Mapping
 from typing import Any
 
+from ..defaults import DEFAULT_PRIORITY
 from ..errors import HintsTooLong
 from ..header import encode_hints
-from ..models import DEFAULT_PRIORITY, Hints
+from ..models import Hints
 from .dialect import Dialect, Surroundings, beside
 
 XARG = "llmd_agents"
