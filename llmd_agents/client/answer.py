@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from llmd_agents.hints.limits import NAME_MAX_CHARS, SIZE_MAX
 
+from .json_body import parse
 from .tool_name import call_key
 
 BODY_MAX_BYTES = 16 << 20
@@ -78,7 +78,7 @@ class Answer:
 
     def _take(self, data: bytes) -> None:
         try:
-            value = json.loads(data)
+            value = parse(data)
         except (ValueError, RecursionError):
             return
         if not isinstance(value, dict):

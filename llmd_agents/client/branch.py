@@ -108,6 +108,8 @@ class Branch:
     @property
     def next_join(self) -> Join | None:
         """How the forks were joined that the next step depends on; None if there are none, or they differ."""
+        if not self._joins:
+            return None
         modes = set(self._joins.values())
         return modes.pop() if len(modes) == 1 else None
 

@@ -80,11 +80,11 @@ class StepRecord:
 def stretches(segments: Sequence[SegmentDraft]) -> tuple[tuple[bytes, int], ...]:
     """Returns the digests and sizes of a step's segments as its record keeps them."""
     surplus = max(len(segments) - CONTEXT_MAX, 0)
-    oldest = sum(segment.size for segment in segments[:surplus])
-    return tuple(
-        (segment.digest, segment.size + (oldest if index == 0 else 0))
-        for index, segment in enumerate(segments[surplus:])
-    )
+    told = [(segment.digest, segment.size) for segment in segments[surplus:]]
+    if surplus:
+        digest, size = told[0]
+        told[0] = digest, size + sum(segment.size for segment in segments[:surplus])
+    return tuple(told)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .marks import Mark, mark_of
+from .marks import Mark, has_marks, mark_of
 from .recent import Recent
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ class KnownContext:
         messages themselves are forgotten."""
         if prompt.end:
             self._prompts.put(prompt.links[-1].digest, prompt)
-        for link, item in prompt.new_items():
-            if (found := mark_of(item)) is not None:
-                self._marks.put(link.digest, found)
+        if has_marks():
+            for link, item in prompt.new_items():
+                if (found := mark_of(item)) is not None:
+                    self._marks.put(link.digest, found)
         for before, link in pairwise(prompt.links[max(prompt.fresh - 1, 0) :]):
             if link.role == "assistant" and (tokens := self._answered.get(before.digest)) is not None:
                 self._tokens.put(link.digest, tokens)

@@ -32,6 +32,9 @@ READ_SHARE = 0.25
 """How much of what a branch sends is read again to explain divergences, once there have been a few."""
 
 
+BODY_BYTES_MIN = 4096
+"""Shorter bodies are not looked at: about 1,000 tokens is the shortest prefix that providers cache."""
+
 LATEST_BYTES = 32 << 20
 """Memory for the bodies that were sent last, in bytes."""
 
@@ -86,6 +89,8 @@ class LiveLint:
         """Compares a request with what its branch sent before; warns once per cause."""
         key, links = _key(pending.branch), pending.prompt.links
         self._linter.feed(key, content, links)
+        if len(content) < BODY_BYTES_MIN:
+            return
         before = self._latest.get(key)
         grown = before is not None and pending.prompt.grown_from == before.links[-1].digest
         self._latest.put(key, _Sent(content, links, watched=not grown))
@@ -137,6 +142,8 @@ def lint(pending: PendingStep, content: bytes) -> None:
 
 def learn(pending: PendingStep) -> None:
     """Looks at a step that was answered."""
+    if pending.record.prompt_bytes < BODY_BYTES_MIN:
+        return
     with faults("the length of tokens was not learned"):
         _live().learn(pending)
 

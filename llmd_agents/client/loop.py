@@ -70,6 +70,8 @@ def _open_turns() -> list[_Turns]:
 
 def loop_positions(branch: Branch) -> list[LoopPosition]:
     """Returns where the calling code is in a branch's loops, the innermost last."""
+    if not _loops.get():
+        return []
     return [
         turns.position for turns in _open_turns() if turns.branch is branch and turns.position is not None
     ]

@@ -73,10 +73,13 @@ def mark(
     return content
 
 
+def has_marks() -> bool:
+    """Returns whether anything is marked at all."""
+    return bool(_marks)
+
+
 def mark_of(item: Any) -> Mark | None:
     """Returns the mark of a message or item that is sent, if it has one."""
-    if not _marks:
-        return None
     if not isinstance(item, Mapping):
         return _marks.get(_key(item) or b"")
     content = item.get("content") if "content" in item else item.get("output")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from collections.abc import Mapping
 
 from llmd_agents.hints import Event
 
@@ -20,47 +21,48 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._credentials: dict[Sender, str | None] = {}
+        self._headers: dict[Sender, Mapping[str, str]] = {}
         self._early: deque[Event] = deque(maxlen=EARLY_EVENTS_MAX)
 
     @property
     def dropped(self) -> int:
         """Events, of any program of this process, that the servers in use did not get."""
-        return sum(getattr(sender, "dropped", 0) for sender in self._credentials)
+        return sum(getattr(sender, "dropped", 0) for sender in self._headers)
 
-    def add_sender(self, sender: Sender, authorization: str | None) -> None:
-        """Adds a server, or notes the credential that the latest call to it used."""
-        if self._credentials.get(sender, "") == authorization:
-            return
+    def add_sender(self, sender: Sender, headers: Mapping[str, str]) -> None:
+        """Adds a server, or notes the headers of the latest call to it, for the credential among them."""
         with guard:
-            new = sender not in self._credentials
-            self._credentials = {**self._credentials, sender: authorization}
+            new = sender not in self._headers
+            if new:
+                self._headers = {**self._headers, sender: headers}
+            else:
+                self._headers[sender] = headers
             early = list(self._early) if new else []
         for event in early:
-            sender.put(event, authorization)
+            sender.put(event, headers.get("authorization"))
 
     def put(self, event: Event) -> None:
         with guard:
             if len(self._early) < EARLY_EVENTS_MAX:
                 # Kept for a second server that the program may turn to later.
                 self._early.append(event)
-            credentials = self._credentials
-        for sender, authorization in credentials.items():
-            sender.put(event, authorization)
+            senders = self._headers
+        for sender, headers in senders.items():
+            sender.put(event, headers.get("authorization"))
 
     def flush(self, timeout: float) -> None:
         """Waits until everything has left, at most `timeout` seconds in all."""
         deadline = time.monotonic() + timeout
-        for sender in self._credentials:
+        for sender in self._headers:
             sender.flush(max(0.0, deadline - time.monotonic()))
 
     async def flush_async(self, timeout: float) -> None:  # noqa: ASYNC109  (as `flush`, not a cancellation)
         """As `flush`, but needs no thread: the event loop's may all be busy with the application's work."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        for sender in self._credentials:
+        for sender in self._headers:
             sender.hurry()
-        for sender in self._credentials:
+        for sender in self._headers:
             # The sender's thread knows no event loop; asking it now and then spares it from knowing all.
             while not sender.idle and clock() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)

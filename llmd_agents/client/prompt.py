@@ -16,12 +16,17 @@ from llmd_agents.hints import Link, chain
 from llmd_agents.hints.context_items import PREVIOUS
 from llmd_agents.hints.digest import chain_after
 
+from .json_body import parse
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 _DECODER = json.JSONDecoder()
 _LISTS = ("messages", "input")
 """Members of a body whose items make links of their own. Bodies without are parsed whole."""
+
+SHORT_BYTES = 4096
+"""A body up to this length is parsed whole each time, which costs less than recognising it."""
 
 _TAIL_BYTES = 64
 
@@ -64,9 +69,9 @@ class Prompt:
         return chain_after(own[-1], {PREVIOUS: response_id})[-1].digest
 
     def new_items(self) -> Iterator[tuple[Link, Any]]:
-        """Yields the messages or items that are new, or may be, with their links."""
+        """Returns the messages or items that are new, or may be, with their links."""
         first = max(len(self.links) - len(self.items), self.leading)
-        yield from zip(self.links[first:], self.items, strict=False)
+        return zip(self.links[first:], self.items, strict=False)
 
 
 def read_prompt(content: bytes, earlier: Iterable[Prompt] = ()) -> Prompt:
@@ -75,6 +80,11 @@ def read_prompt(content: bytes, earlier: Iterable[Prompt] = ()) -> Prompt:
     Raises:
         ValueError: if the body is no JSON object, or has no chain.
     """
+    prompt = _in_part(content, earlier) if len(content) > SHORT_BYTES else None
+    return prompt or _whole(content)
+
+
+def _in_part(content: bytes, earlier: Iterable[Prompt]) -> Prompt | None:
     view = memoryview(content)
     for known in earlier:
         end = known.end
@@ -89,8 +99,12 @@ def read_prompt(content: bytes, earlier: Iterable[Prompt] = ()) -> Prompt:
     for name in _LISTS:
         if (prompt := _from_list(content, view, name)) is not None:
             return prompt
+    return None
+
+
+def _whole(content: bytes) -> Prompt:
     try:
-        body = json.loads(content)
+        body = parse(content)
     except RecursionError:
         raise ValueError("the request body is nested too deeply") from None
     if not isinstance(body, dict):

@@ -50,6 +50,7 @@ class PendingStep:
         draft: HintsDraft,
     ) -> None:
         self.frame = frame
+        self.branch = frame.branch
         self._implicit = implicit
         self.place = place
         self.prompt = prompt
@@ -58,12 +59,8 @@ class PendingStep:
         self._content = content
         self._header: str | None = None
         self._settled = False
-        self._history = frame.branch.run.history
+        self._history = self.branch.run.history
         self.record = _record(self, self._history.now())
-
-    @property
-    def branch(self) -> Branch:
-        return self.frame.branch
 
     @property
     def hints(self) -> Hints:
@@ -258,7 +255,12 @@ def _on_turn(branch: Branch, pending: PendingStep) -> None:
 
 
 def _record(pending: PendingStep, started: float) -> StepRecord:
-    step, links = pending.draft.step, pending.prompt.links
+    step, draft = pending.draft.step, pending.draft
+    prompt_bytes = new_bytes = 0
+    for link in pending.prompt.links:
+        prompt_bytes += link.size
+    for segment in draft.segments:
+        new_bytes += segment.size
     return StepRecord(
         step=step.id,
         branch=step.branch,
@@ -272,10 +274,10 @@ def _record(pending: PendingStep, started: float) -> StepRecord:
         route=pending.place.route,
         server=pending.place.server,
         started=started,
-        prompt_bytes=sum(link.size for link in links),
-        new_bytes=sum(segment.size for segment in pending.draft.segments),
-        extends=pending.draft.extends,
-        context=stretches(pending.draft.segments),
+        prompt_bytes=prompt_bytes,
+        new_bytes=new_bytes,
+        extends=draft.extends,
+        context=stretches(draft.segments),
     )
 
 

@@ -10,8 +10,8 @@ The hash is not cryptographic: residency is keyed by tenant, so a forged digest 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_128_digest
 
@@ -25,28 +25,30 @@ from .context_items import (
     prompt_pieces_of,
     response_items_of,
 )
+from .limits import NAME_MAX_CHARS
 
 DIGEST_BYTES = 16
 _DOMAIN = b"llmd-agents chain 1\n"
 
-TEMPLATE_ARGUMENTS = (
-    "chat_template",
-    "add_special_tokens",
-    "chat_template_kwargs",
-    "documents",
-    "functions",
-    "mm_processor_kwargs",
-    "reasoning_effort",
-    "tool_choice",
-    "truncate_prompt_tokens",
+TEMPLATE_ARGUMENTS = frozenset(
+    (
+        "chat_template",
+        "add_special_tokens",
+        "chat_template_kwargs",
+        "documents",
+        "functions",
+        "mm_processor_kwargs",
+        "reasoning_effort",
+        "tool_choice",
+        "truncate_prompt_tokens",
+    )
 )
 """Request fields that change how the whole prompt is rendered, or are rendered at its head.
 
 `tool_choice` counts only as "none", for which some servers leave the tools out."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """One link of a chain.
 
     Attributes:
@@ -70,17 +72,22 @@ def head_digest(body: Mapping[str, Any], *, adapter: str = "") -> Link:
     ]
     arguments = _arguments(body)
     model = body.get("model")
-    head = b"".join(
-        (
-            _DOMAIN,
-            canonical([model if isinstance(model, str) else "", adapter, arguments]),
-            b"l",
-            *tools,
-            b"e",
-        )
-    )
+    if not isinstance(model, str):
+        model = ""
+    if not tools and not arguments and len(model) <= NAME_MAX_CHARS:
+        return _bare_head(model, adapter)
+    return _head(model, adapter, tools, arguments)
+
+
+def _head(model: str, adapter: str, tools: Iterable[bytes], arguments: dict[str, Any]) -> Link:
+    head = b"".join((_DOMAIN, canonical([model, adapter, arguments]), b"l", *tools, b"e"))
     size = sum(map(len, tools)) + (len(canonical(arguments)) if arguments else 0)
     return Link(xxh3_128_digest(head), size, None)
+
+
+@lru_cache(maxsize=256)
+def _bare_head(model: str, adapter: str) -> Link:
+    return _head(model, adapter, (), {})
 
 
 def chain(body: Mapping[str, Any], *, adapter: str = "") -> list[Link]:
@@ -114,7 +121,8 @@ def chain_after(last: Link, body: Mapping[str, Any]) -> list[Link]:
     try:
         digest = last.digest
         links: list[Link] = []
-        for role, data in _parts(body):
+        for role, part in _parts(body):
+            data = part if isinstance(part, bytes) else canonical_message(part)
             digest = xxh3_128_digest(digest + data)
             links.append(Link(digest, len(data), role))
         return links
@@ -140,20 +148,20 @@ def lineage_digest(body: Mapping[str, Any], response_id: str, *, adapter: str = 
     return digest
 
 
-def _parts(body: Mapping[str, Any]) -> Iterable[tuple[str, bytes]]:
-    """Yields role and canonical bytes of what follows the head."""
+def _parts(body: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any] | bytes]]:
+    """Returns role and content (or its canonical bytes) of what follows the head."""
     if is_response(body):
-        return ((role, canonical_message(item)) for role, item in response_items_of(body))
+        return response_items_of(body)
     if body.get("messages") is None and body.get("prompt") is not None:
         return (("prompt", piece) for piece in prompt_pieces_of(body))
-    return ((role, canonical_message(message)) for role, message in messages_of(body))
+    return messages_of(body)
 
 
 def _arguments(body: Mapping[str, Any]) -> dict[str, Any]:
     arguments = {
         name: value
-        for name in TEMPLATE_ARGUMENTS
-        if (value := body.get(name)) is not None and (name != "tool_choice" or value == "none")
+        for name in TEMPLATE_ARGUMENTS & body.keys()
+        if (value := body[name]) is not None and (name != "tool_choice" or value == "none")
     }
     if is_response(body):
         reasoning = body.get("reasoning")

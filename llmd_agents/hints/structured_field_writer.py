@@ -1,12 +1,14 @@
 """Writes the bare items of RFC 9651 fields; what cannot be one raises ValueError."""
 
 from base64 import b64encode
+from functools import lru_cache
 from typing import Final
 
 _INTEGER_MAX: Final = 10**15 - 1
 _WHOLE_DIGITS_MAX: Final = 12
 
 
+@lru_cache(maxsize=1024)
 def string(text: str) -> str:
     """Returns a String, or a Display String where the text is not printable ASCII.
 

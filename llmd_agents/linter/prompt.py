@@ -21,7 +21,7 @@ from llmd_agents.hints.context_items import is_response, response_item
 from llmd_agents.hints.digest import TEMPLATE_ARGUMENTS
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
-_ARGUMENTS = (*TEMPLATE_ARGUMENTS, "reasoning", "thinking")
+_ARGUMENTS = (*sorted(TEMPLATE_ARGUMENTS), "reasoning", "thinking")
 _REASONING_ITEM = frozenset({"summary", "content", "encrypted_content"})
 _NOT_SHOWN = frozenset({"role", "type", "content", "tool_calls", *REASONING_FIELDS, *ADVISORY_KEYS})
 """Members of a message that are read elsewhere, or that no template shows."""

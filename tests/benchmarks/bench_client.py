@@ -7,6 +7,7 @@ thread that sends events included; the server is another process.
 """
 
 import asyncio
+import itertools
 import json
 import random
 import statistics
@@ -96,14 +97,15 @@ def long_turns(clients: dict[str, OpenAI]) -> dict[str, float]:
 
 
 def short_calls(clients: dict[str, OpenAI]) -> dict[str, float]:
-    """Calls of 1 KB: what is added, over the call."""
-    said = [{"role": "system", "content": "x" * 450}, {"role": "user", "content": "y" * 450}]
+    """Calls of 1 KB, no two alike: what is added, over the call."""
+    numbers = itertools.count()
     added: list[float] = []
     bare: list[float] = []
 
     def ask_often(client: OpenAI) -> None:
         for _ in range(SHORT_CALLS):
-            ask(client, said)
+            asked = {"role": "user", "content": f"{next(numbers):0450}"}
+            ask(client, [{"role": "system", "content": "x" * 450}, asked])
 
     with program("bench"):
         for turn in range(2 * ROUNDS):
@@ -151,16 +153,24 @@ def fork_children(hinted: OpenAI) -> dict[str, float]:
 
 
 def imports() -> dict[str, float]:
-    """What importing the library adds to importing openai, in new processes."""
-    code = (
-        "import time, openai; begun = time.perf_counter();"
-        "from llmd_agents import instrument, program, tool; print(time.perf_counter() - begun)"
-    )
+    """What importing the library adds to importing openai, and what all does that a first program needs:
+    the import, a client prepared, a program begun. Each in new processes."""
+    imported = "from llmd_agents import instrument, program, tool"
+    begun = "instrument(client); program('bench').__enter__()"
+    return {
+        "added_ms": _in_new_processes("", imported),
+        "first_use_ms": _in_new_processes("client = openai.OpenAI(api_key='k')", f"{imported}; {begun}"),
+    }
+
+
+def _in_new_processes(before: str, work: str) -> float:
+    timed = ("import time, openai", before, "begun = time.perf_counter()", work)
+    code = "\n".join((*timed, "print(time.perf_counter() - begun)"))
     found = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
         for _ in range(IMPORTS)
     ]
-    return {"added_ms": statistics.median(found) * 1e3}
+    return statistics.median(found) * 1e3
 
 
 def header_bytes(hinted: OpenAI) -> dict[str, int]:

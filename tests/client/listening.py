@@ -54,7 +54,7 @@ def listening(name: str = "p") -> Iterator[tuple[Run, Listener]]:
     """Runs a program whose events are kept."""
     listener: Sender = Listener()
     with program(name) as run:
-        run.outbox.add_sender(listener, None)
+        run.outbox.add_sender(listener, {})
         assert isinstance(listener, Listener)
         yield run, listener
 

@@ -93,7 +93,7 @@ def test_nothing_else_is_called_while_state_is_guarded(monkeypatch: pytest.Monke
     for number in range(4):
         links = chain({"model": "m", "messages": [{"role": "user", "content": str(number)}]})
         frame = implicit.frame(links)
-        frame.branch.run.outbox.add_sender(senders[number % 2], None)
+        frame.branch.run.outbox.add_sender(senders[number % 2], {})
     now += 1e4
     implicit.frame(links)
     assert held == []
@@ -108,8 +108,8 @@ def test_events_from_before_a_server_was_known_reach_it_once() -> None:
         pass
     for event in (first := list(run.outbox._early)):
         outbox.put(event)
-    outbox.add_sender(listener, None)
-    outbox.add_sender(listener, "key")
+    outbox.add_sender(listener, {})
+    outbox.add_sender(listener, {"authorization": "key"})
     assert listener.events == first
 
 

@@ -208,7 +208,7 @@ def test_events_are_sent_again_after_a_passing_fault() -> None:
 def test_a_dead_events_endpoint_is_not_felt(caplog: pytest.LogCaptureFixture) -> None:
     events = sender.EventSender("http://127.0.0.1:9/v1/agent/events")
     with program("p") as run:
-        run.outbox.add_sender(events, None)
+        run.outbox.add_sender(events, {})
         for _ in range(3):
             with run.fork(1):
                 pass
@@ -236,7 +236,7 @@ def test_the_end_of_an_async_program_waits_for_no_thread_of_the_application() ->
             loop.run_in_executor(None, release.wait, 30)
         began = time.monotonic()
         async with program("p") as run:
-            run.outbox.add_sender(sender.EventSender("http://127.0.0.1:9/"), None)
+            run.outbox.add_sender(sender.EventSender("http://127.0.0.1:9/"), {})
         took = time.monotonic() - began
         release.set()
         return took
@@ -276,7 +276,7 @@ def test_a_full_queue_drops_the_oldest() -> None:
     run = Run(program("p").declared)
     events = sender.EventSender("http://127.0.0.1:9/")
     events._thread = object()  # type: ignore[assignment]  # nobody takes anything out
-    run.outbox.add_sender(events, None)
+    run.outbox.add_sender(events, {})
     for _ in range(sender.QUEUE_MAX + 10):
         run.finish()
     assert events.dropped == 10

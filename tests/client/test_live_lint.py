@@ -27,7 +27,7 @@ def client() -> Any:
 
 def turns(name: str, minutes: int) -> list[Any]:
     clock = [
-        {"role": "system", "content": f"You are {name}. It is 2026-01-01T10:{minute:02}:00Z. " + "x" * 500}
+        {"role": "system", "content": f"You are {name}. It is 2026-01-01T10:{minute:02}:00Z. " + "x" * 5000}
         for minute in range(minutes)
     ]
     said = [{"role": "user", "content": f"turn {number}"} for number in range(minutes)]
@@ -89,7 +89,10 @@ def test_what_only_grows_is_not_read(client: OpenAI, monkeypatch: pytest.MonkeyP
         return observe(watch, branch, body, *more)
 
     monkeypatch.setattr(PrefixWatch, "observe", counted)
-    said: list[Any] = [{"role": "system", "content": "Mend walls. " * 50}, {"role": "user", "content": "one"}]
+    said: list[Any] = [
+        {"role": "system", "content": "Mend walls." * 500},
+        {"role": "user", "content": "one"},
+    ]
     with warnings.catch_warnings(record=True) as caught, program("p") as run:
         warnings.simplefilter("always")
         for number in range(5):
@@ -101,6 +104,15 @@ def test_what_only_grows_is_not_read(client: OpenAI, monkeypatch: pytest.MonkeyP
     assert [record.divergence is not None for record in run.history.steps] == [False] * 5 + [True]
     assert sum(one.category is PrefixWarning for one in caught) == 1
     assert len(read) == 3
+
+
+def test_what_is_too_short_to_be_cached_anywhere_is_left_alone(client: OpenAI) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with program("p") as run:
+            for number in range(3):
+                call(client, [{"role": "system", "content": f"It is 2026-01-01T10:0{number}:00Z."}])
+    assert all(record.divergence is None for record in run.history.steps)
 
 
 def test_what_was_sent_last_is_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,25 @@
 """Reading a prompt piecewise gives what reading it whole gives."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmd_agents.client import prompt as prompt_module
 from llmd_agents.client.known_context import KnownContext
 from llmd_agents.client.prompt import Prompt, read_prompt
 from llmd_agents.hints import chain, lineage_digest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def even_short_bodies_in_part() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_module, "SHORT_BYTES", 0)
+        yield
+
 
 texts = st.text(max_size=40) | st.sampled_from(['","messages":[', "]}", '\\"', "[{", "é\n"])
 messages = st.fixed_dictionaries(
@@ -80,6 +90,15 @@ def test_items_of_the_responses_api_are_read_piecewise_too(
         assert prompt.links == chain(body)
         known.insert(0, prompt)
     assert known[0].links[: len(known[1].links)] == known[1].links
+
+
+def test_a_short_body_is_parsed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"messages": [{"role": "user", "content": "hello"}] * 3, "model": "m"}
+    with monkeypatch.context() as patch:
+        patch.setattr(prompt_module, "SHORT_BYTES", len(compact(body)))
+        prompt = read_prompt(compact(body), [read_prompt(compact(body))])
+    assert prompt.links == chain(body)
+    assert (prompt.fresh, len(prompt.items)) == (0, 3)
 
 
 def test_only_what_is_new_is_parsed() -> None:

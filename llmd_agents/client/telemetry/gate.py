@@ -6,7 +6,7 @@ Else not even OpenTelemetry's API is imported.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
@@ -100,4 +100,5 @@ class SpansWhenTraced:
 
 
 def _spans(history: History) -> ProgramSpans | None:
-    return cast("ProgramSpans | None", history.span)  # nobody else writes it
+    spans: ProgramSpans | None = history.span  # type: ignore[assignment]  # nobody else writes it
+    return spans
