@@ -1,6 +1,7 @@
 """A program's events on their way to the servers that its steps went to."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -21,48 +22,53 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._headers: dict[Sender, Mapping[str, str]] = {}
+        self._credentials: dict[Sender, str | None] = {}
+        self._unread: dict[Sender, Mapping[str, str]] = {}
         self._early: deque[Event] = deque(maxlen=EARLY_EVENTS_MAX)
 
     @property
     def dropped(self) -> int:
         """Events, of any program of this process, that the servers in use did not get."""
-        return sum(getattr(sender, "dropped", 0) for sender in self._headers)
+        return sum(getattr(sender, "dropped", 0) for sender in self._credentials)
 
     def add_sender(self, sender: Sender, headers: Mapping[str, str]) -> None:
-        """Adds a server, or notes the headers of the latest call to it, for the credential among them."""
+        """Adds a server, or takes note of the headers of the latest call to it."""
+        if sender in self._credentials:
+            self._unread[sender] = headers  # many a call is followed by no event
+            return
+        authorization = headers.get("authorization")
         with guard:
-            new = sender not in self._headers
-            if new:
-                self._headers = {**self._headers, sender: headers}
-            else:
-                self._headers[sender] = headers
-            early = list(self._early) if new else []
+            early = [] if sender in self._credentials else list(self._early)
+            self._credentials = {**self._credentials, sender: authorization}
         for event in early:
-            sender.put(event, headers.get("authorization"))
+            sender.put(event, authorization)
 
     def put(self, event: Event) -> None:
+        while self._unread:
+            with contextlib.suppress(KeyError):  # another thread reads them too
+                sender, headers = self._unread.popitem()
+                self._credentials[sender] = headers.get("authorization")
         with guard:
             if len(self._early) < EARLY_EVENTS_MAX:
                 # Kept for a second server that the program may turn to later.
                 self._early.append(event)
-            senders = self._headers
-        for sender, headers in senders.items():
-            sender.put(event, headers.get("authorization"))
+            credentials = self._credentials
+        for sender, authorization in credentials.items():
+            sender.put(event, authorization)
 
     def flush(self, timeout: float) -> None:
         """Waits until everything has left, at most `timeout` seconds in all."""
         deadline = time.monotonic() + timeout
-        for sender in self._headers:
+        for sender in self._credentials:
             sender.flush(max(0.0, deadline - time.monotonic()))
 
     async def flush_async(self, timeout: float) -> None:  # noqa: ASYNC109  (as `flush`, not a cancellation)
         """As `flush`, but needs no thread: the event loop's may all be busy with the application's work."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout
-        for sender in self._headers:
+        for sender in self._credentials:
             sender.hurry()
-        for sender in self._headers:
+        for sender in self._credentials:
             # The sender's thread knows no event loop; asking it now and then spares it from knowing all.
             while not sender.idle and clock() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
