@@ -15,50 +15,79 @@ if TYPE_CHECKING:
     from llmd_agents.hints import Forecast
 
     from .async_fork import AsyncFork
+    from .begin_scope import begin_scope, current_scope
     from .best_of import Best
     from .continued import continue_program
+    from .declared_tools import declare_tool
+    from .durations import Expected, expected_duration, tool_took
     from .executor import ContextExecutor
+    from .fan_out import FanOut
     from .fork import Fork
-    from .handover import current_baggage, current_environment, current_headers, current_meta
+    from .handover import META_KEY, current_baggage, current_environment, current_headers, current_meta
     from .marks import mark
+    from .open_scopes import OpenScopes
     from .run import Run
+    from .scope import Scope
+    from .supported import is_supported
     from .sync_fork import SyncFork
 
 __all__ = [
+    "META_KEY",
     "AsyncFork",
     "Best",
     "ContextExecutor",
+    "Expected",
+    "FanOut",
     "Forecast",
     "Fork",
+    "OpenScopes",
     "Run",
+    "Scope",
     "SyncFork",
     "attach",
+    "begin_scope",
     "continue_program",
     "current_baggage",
     "current_environment",
     "current_headers",
     "current_meta",
+    "current_scope",
+    "declare_tool",
+    "expected_duration",
     "instrument",
+    "is_supported",
     "mark",
     "program",
     "tool",
     "tool_call",
+    "tool_took",
 ]
 
 _WHEN_USED = {
     "AsyncFork": "async_fork",
     "Best": "best_of",
     "ContextExecutor": "executor",
+    "Expected": "durations",
+    "FanOut": "fan_out",
     "Forecast": ".hints",
     "Fork": "fork",
+    "META_KEY": "handover",
+    "OpenScopes": "open_scopes",
     "Run": "run",
+    "Scope": "scope",
     "SyncFork": "sync_fork",
+    "begin_scope": "begin_scope",
     "continue_program": "continued",
     "current_baggage": "handover",
     "current_environment": "handover",
     "current_headers": "handover",
     "current_meta": "handover",
+    "current_scope": "begin_scope",
+    "declare_tool": "declared_tools",
+    "expected_duration": "durations",
+    "is_supported": "supported",
     "mark": "marks",
+    "tool_took": "durations",
 }
 """What not every program needs is loaded by those that do, so that others start sooner."""
 

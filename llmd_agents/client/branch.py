@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .asked import AskedTools
     from .join import Join
     from .run import Run
+    from .scope import Scope
 
 
 class Branch:
@@ -33,6 +34,7 @@ class Branch:
     Attributes:
         parent: the branch that it was forked from.
         outcome: what has become of it; None while it goes on.
+        scope: what surrounds the scopes that adapters begin on it, if any has.
 
     Args:
         fork: the fork that it is a branch of, its index in that, and how many branches that has.
@@ -59,6 +61,7 @@ class Branch:
         self._awaited: tuple[str, ...] = ()
         self._end_told_at: tuple[str, ...] | None = None
         self._record: BranchRecord | None = None
+        self.scope: Scope | None = None
 
     # A fork may have 100,000 branches, of which few may do anything: what only some need is made when needed.
 
@@ -99,6 +102,20 @@ class Branch:
             if self._awaited:
                 self._awaited = tuple(one for one in self._awaited if one not in parents)
 
+    def converge(self, frontiers: Iterable[Iterable[str]], since: Iterable[str]) -> None:
+        """Lets what follows wait for branches that ran beside this one, as well as for its own steps.
+
+        Args:
+            frontiers: how far each of them came.
+            since: the frontier that they, and this branch, started from.
+        """
+        started = tuple(since)
+        with guard:
+            own = self._frontier
+            moved = [frontier for frontier in (own, *frontiers) if tuple(frontier) != started]
+            if moved:
+                self._frontier = tuple(dict.fromkeys(one for frontier in moved for one in frontier))
+
     def join(self, fork: str, parents: Iterable[str], how: Join) -> None:
         """Puts a fork that was joined in the place of what it started from."""
         self.advance(fork, parents)
@@ -131,6 +148,11 @@ class Branch:
         over = frozenset(steps)
         with guard:
             self._awaited = tuple(one for one in self._awaited if one not in over)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a step was made on it."""
+        return self._trail is not None
 
     @property
     def over(self) -> bool:

@@ -98,6 +98,21 @@ def declare(tool: DeclaredTool) -> None:
             _declared.popitem(last=False)
 
 
+def declare_tool(
+    name: str,
+    *,
+    expected: Duration | None = None,
+    sigma: float | None = None,
+    result_lifetime: Duration | None = None,
+) -> None:
+    """Declares a tool by its name, as `tool` does for a function: for tools that run elsewhere.
+
+    Raises:
+        ValueError: naming the argument that has no meaning.
+    """
+    declare(declaration(name, expected, sigma, result_lifetime))
+
+
 def declared_tool(name: str) -> DeclaredTool | None:
     return _declared.get(name)
 

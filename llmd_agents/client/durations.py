@@ -166,6 +166,16 @@ _learned: ToolDurations | None = None
 _lock = threading.Lock()
 
 
+def expected_duration(tool: str) -> Expected | None:
+    """Returns how long a tool's calls took in this process; None until there were a few."""
+    return tool_durations().expect(tool)
+
+
+def tool_took(tool: str, seconds: float) -> None:
+    """Learns how long one call of a tool took. What is no duration is left out."""
+    tool_durations().observe(tool, seconds)
+
+
 def tool_durations() -> ToolDurations:
     """Returns what this process knows of its tools' durations.
 

@@ -97,6 +97,11 @@ class ForkBlock:
             self._fork.close(failed=failed)
         leave_all(lambda inside: inside.branch.is_of(declared.fork, run))
         self._parent.join(declared.fork, declared.parents, self._join)
+        self.tell_joined()
+
+    def tell_joined(self) -> None:
+        """Tells the servers and observers that what follows waits for the fork."""
+        declared, run = self.declared, self._parent.run
         run.announce(
             lambda: Joined(program=run.id, at=event_time(), branch=declared.branch, fork=declared.fork)
         )

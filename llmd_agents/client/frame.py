@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmd_agents.hints import Forecast
 
     from .branch import Branch
+    from .scope import Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Frame:
 
     Attributes:
         after: steps of other branches that it waited for.
+        scope: what inferred it; None if the application declared it.
     """
 
     branch: Branch
@@ -33,6 +35,7 @@ class Frame:
     agent: str | None = None
     forecast: Forecast | None = None
     after: tuple[str, ...] = ()
+    scope: Scope | None = None
 
     @property
     def parents(self) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ class Run:
         self.root = Branch(self, ROOT_BRANCH) if continues is None else _continued(self, continues, own)
         self.step_ids = Counter(f"{own}s")
         self.call_ids = Counter(f"{own}t")
-        self._fork_ids = Counter(f"{own}f")
+        self.branch_ids = Counter(f"{own}b")
+        self.fork_ids = Counter(f"{own}f")
         self._loop_ids = Counter(f"{own}l")
         self._handover_ids = Counter(f"{own}h")
         self._continues = continues is not None
@@ -129,7 +130,7 @@ class Run:
         """
         from .fork_block import ForkBlock
 
-        return ForkBlock(self.here(), self._fork_ids.next(), width, name, join)
+        return ForkBlock(self.here(), self.fork_ids.next(), width, name, join)
 
     @overload
     def best_of(  # type: ignore[overload-overlap]  # whatever else is returned is a result

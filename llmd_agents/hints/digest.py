@@ -10,8 +10,9 @@ The hash is not cryptographic: residency is keyed by tenant, so a forged digest 
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from xxhash import xxh3_128_digest
 
@@ -48,7 +49,8 @@ TEMPLATE_ARGUMENTS = frozenset(
 `tool_choice` counts only as "none", for which some servers leave the tools out."""
 
 
-class Link(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Link:
     """One link of a chain.
 
     Attributes:

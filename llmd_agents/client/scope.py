@@ -1,0 +1,318 @@
+"""Scopes: what an adapter sees of a framework's run, and the program's graph that follows from it.
+
+A scope is a stretch of such a run: a chain, a node of a graph, an agent, a workflow's step, a model call. An
+adapter opens one inside another as the framework runs them, and each goes on from what ended before it began:
+
+- `open`: scopes of one *phase* run side by side. Each begins where the phase began, and what comes after the
+  phase waits for all of them. Where the framework says which phase a scope is of (a superstep, branches of
+  a map), the adapter passes it on; else scopes that overlap are of one phase, others follow each other.
+- `follow`: a scope goes on from the scopes that are named, as where events start the steps of a workflow.
+- `fan_out`: a fork is declared before its scopes begin, where the framework tells how many there will be.
+
+What the developer declares beats what is inferred: within a fork, branch or program of their own, steps are
+where that says, and labels of their own stay.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from .branch import Branch
+from .fan_out import FanOut
+from .frame import Frame, current_frame, enter_frame, leave_frame
+from .guard import guard
+from .label import label_of
+from .outcome import outcome_of
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+    from types import TracebackType
+
+    from llmd_agents.hints import Forecast, Outcome
+
+    from .frame import Entry
+
+
+class Scope:
+    """One stretch of a framework's run. Made by `begin_scope`, `open` and `follow`.
+
+    Attributes:
+        run: the program.
+        ended: whether it is over.
+
+    Args:
+        branch: the one that its steps are on.
+        outer: the scope that it was opened in.
+        owns: whether the branch ends with it.
+    """
+
+    def __init__(
+        self,
+        branch: Branch,
+        outer: Scope | None = None,
+        *,
+        kind: str | None = None,
+        agent: str | None = None,
+        owns: bool = False,
+        of: FanOut | None = None,
+    ) -> None:
+        self.run = branch.run
+        self.ended = False
+        self.ends_program = False
+        self._branch = branch
+        self._outer = outer
+        self._kind: str | None = label_of(kind) or (outer._kind if outer is not None else None)
+        self._agent: str | None = label_of(agent) or (outer._agent if outer is not None else None)
+        self._owns = owns
+        self._of = of
+        self._entry: Entry | None = None
+        # Of what is opened within: the phase, where it began, and what has ended in it.
+        self._phase: Hashable = None
+        self._phase_entry = branch.frontier
+        self._shared = False
+        self._open = 0
+        self._exits: list[tuple[str, ...]] = []
+        self._fan_outs: list[FanOut] = []
+        # Of a scope among those that follow each other.
+        self._counts = False
+        self._followed = False
+        self._loose: dict[Branch, FanOut | None] = {}
+
+    @property
+    def frontier(self) -> tuple[str, ...]:
+        """Ids of the steps and forks that a step would depend on that came next."""
+        return self._branch.frontier
+
+    @property
+    def busy(self) -> bool:
+        """Whether scopes that were opened in this one are not over."""
+        return self._open > 0
+
+    def open(
+        self,
+        *,
+        kind: str | None = None,
+        agent: str | None = None,
+        phase: Hashable = None,
+        of: FanOut | None = None,
+    ) -> Scope:
+        """Opens a scope within this one.
+
+        Args:
+            kind: of its steps (plan, act, evaluate, …); that of this one by default.
+            agent: that makes its steps; that of this one by default.
+            phase: scopes of the same phase run side by side; without one those do that overlap.
+            of: the fan-out that it belongs to.
+        """
+        if (declared := self._declared()) is not None:
+            return Scope(declared, self, kind=kind, agent=agent)
+        over: list[FanOut] = []
+        with guard:
+            if phase is None:
+                phase = of or (self._phase if self._open else object())
+            if phase != self._phase:
+                over = self._end_phase()
+                self._phase, self._phase_entry, self._shared = phase, self._branch.frontier, False
+            if of is not None and of not in self._fan_outs:
+                self._fan_outs.append(of)
+            self._open += 1
+            # The first to begin goes on with the branch itself, so that what is sequential is one branch.
+            shares = of is None and not self._shared
+            self._shared = True
+            entry = self._phase_entry
+        for fan_out in over:
+            fan_out.tell_joined()
+        branch = of.begin() if of is not None else None
+        if branch is None:
+            of, branch = None, self._branch if shares else self._new_branch(entry)
+        scope = Scope(branch, self, kind=kind, agent=agent, owns=not shares, of=of)
+        scope._counts = True
+        return scope
+
+    def follow(
+        self,
+        *after: Scope,
+        kind: str | None = None,
+        agent: str | None = None,
+        of: FanOut | None = None,
+    ) -> Scope:
+        """Opens a scope within this one that goes on from others within it; from its own beginning if none.
+
+        A fork whose branches are all among those others is joined.
+
+        Args:
+            kind: as for `open`.
+            agent: as for `open`.
+            of: the fan-out that it belongs to, in place of what it follows.
+        """
+        if (declared := self._declared()) is not None:
+            return Scope(declared, self, kind=kind, agent=agent)
+        branch = of.begin() if of is not None else None
+        if branch is None:
+            of, branch = self._branch_after([one for one in after if one.run is self.run])
+        with guard:
+            self._loose[branch] = of
+        return Scope(branch, self, kind=kind, agent=agent, of=of)
+
+    def fan_out(self, width: int, name: str | None = None) -> FanOut | None:
+        """Declares that so many scopes are about to begin from where this one is, side by side.
+
+        Returns:
+            what they are opened `of`; None where nothing is declared: for fewer than two or more than the
+            contract has a number for, and within what the developer has declared.
+        """
+        from .fork_block import ForkBlock
+
+        if width < 2 or self._declared() is not None:
+            return None
+        try:
+            block = ForkBlock(self._branch, self.run.fork_ids.next(), width, label_of(name), "all")
+        except ValueError:
+            return None
+        return FanOut(self._branch, block)
+
+    def enter(self, forecast: Forecast | None = None) -> None:
+        """Makes the scope that of the code that this context runs from here on, until `leave` or `end`.
+
+        Args:
+            forecast: what the application expects after the scope's next step.
+        """
+        if self._declared() is not None:
+            return
+        inside = current_frame()
+        frame = Frame(self._branch, self._kind, self._agent, forecast, scope=self)
+        if inside is not None and inside.scope is None:
+            frame = Frame(
+                self._branch,
+                inside.kind or self._kind,
+                inside.agent or self._agent,
+                inside.forecast or forecast,
+                inside.after,
+                scope=self,
+            )
+        self._entry = enter_frame(frame)
+
+    def leave(self) -> None:
+        """Makes the code that this context runs from here on that of the scope around it again."""
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            leave_frame(entry)
+
+    def end(self, outcome: Outcome = "ok") -> None:
+        """Ends the scope: what the outer one opens next follows it. To end it again does nothing."""
+        with guard:
+            if self.ended:
+                return
+            self.ended = True
+            over = self._end_phase()
+            loose, self._loose = self._loose, {}
+        self.leave()
+        for branch, of in loose.items():
+            if branch is not self._branch:
+                _end_branch(branch, of, outcome)
+            if of is not None and of not in over and not of.joined:
+                of.join()
+                over.append(of)
+        for fan_out in over:
+            fan_out.tell_joined()
+        if self._counts and self._outer is not None:
+            self._outer._child_ended(self, outcome)
+        if self.ends_program:
+            self.run.finish(outcome)
+
+    def _child_ended(self, child: Scope, outcome: Outcome) -> None:
+        if child._owns:
+            _end_branch(child._branch, child._of, outcome)
+        over: list[FanOut] = []
+        with guard:
+            self._open -= 1
+            if child._owns and child._of is None:
+                self._exits.append(child._branch.frontier)
+            if self._open == 0:
+                # Not the phase's end yet: others of it may follow, where they take turns.
+                self._branch.converge(self._exits, self._phase_entry)
+                self._exits.clear()
+                over = [fan_out for fan_out in self._fan_outs if fan_out.complete]
+                self._join(over)
+        for fan_out in over:
+            fan_out.tell_joined()
+
+    def __enter__(self) -> Self:
+        self.enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(outcome_of(kind))
+
+    def _end_phase(self) -> list[FanOut]:
+        """Lets what follows wait for all of the phase; returns the forks whose join is to be told."""
+        self._branch.converge(self._exits, self._phase_entry)
+        self._exits.clear()
+        over = list(self._fan_outs)
+        self._join(over)
+        self._phase = None
+        return over
+
+    def _join(self, fan_outs: list[FanOut]) -> None:
+        for fan_out in fan_outs:
+            fan_out.join()
+            self._fan_outs.remove(fan_out)
+
+    def _declared(self) -> Branch | None:
+        """Returns the branch that the developer has put the calling code on, if it is none of the scope's."""
+        inside = current_frame()
+        if inside is None or inside.scope is not None:
+            return None
+        scope: Scope | None = self
+        while scope is not None:
+            if scope._branch is inside.branch:
+                return None
+            scope = scope._outer
+        return inside.branch
+
+    def _new_branch(self, parents: Iterable[str]) -> Branch:
+        return Branch(self.run, self.run.branch_ids.next(), parents=parents, parent=self._branch)
+
+    def _branch_after(self, scopes: list[Scope]) -> tuple[FanOut | None, Branch]:
+        """Returns the branch of a scope that follows others, and the fan-out that this is a branch of."""
+        with guard:
+            if not scopes:
+                first, self._followed = not self._followed, True
+                return None, self._branch if first else self._new_branch(self._phase_entry)
+            goes_on = len(scopes) == 1 and scopes[0].ended and not scopes[0]._followed
+            for scope in scopes:
+                scope._followed = True
+            if goes_on:
+                return scopes[0]._of, scopes[0]._branch
+            joined = _complete(scopes)
+            for fan_out in joined:
+                fan_out.join()
+            frontiers = [one for scope in scopes if scope._of not in joined for one in scope.frontier]
+            frontiers += [fan_out.id for fan_out in joined]
+        for scope in scopes:
+            if scope._of in joined:
+                _end_branch(scope._branch, scope._of, "ok")
+        for fan_out in joined:
+            fan_out.tell_joined()
+        for fan_out in joined:
+            if fan_out.parent.frontier == tuple(frontiers):
+                return self._loose.get(fan_out.parent), fan_out.parent
+        return None, self._new_branch(dict.fromkeys(frontiers))
+
+
+def _complete(scopes: list[Scope]) -> list[FanOut]:
+    """Returns the forks all of whose branches are among those of the scopes."""
+    branches: dict[FanOut, set[Branch]] = {}
+    for scope in scopes:
+        if scope._of is not None and not scope._of.joined:
+            branches.setdefault(scope._of, set()).add(scope._branch)
+    return [fan_out for fan_out, found in branches.items() if len(found) == fan_out.width]
+
+
+def _end_branch(branch: Branch, of: FanOut | None, outcome: Outcome) -> None:
+    if of is not None:
+        of.end(branch, outcome)
+    elif branch.begun:
+        branch.end(outcome)
