@@ -57,6 +57,7 @@ class Branch:
         self._trail: Trail | None = None
         self._asked: AskedTools | None = None
         self._frontier = tuple(parents)
+        self._beside: frozenset[str] = frozenset()
         self._joins: Mapping[str, Join] = parent._joins if parent is not None else {}
         self._awaited: tuple[str, ...] = ()
         self._end_told_at: tuple[str, ...] | None = None
@@ -115,11 +116,24 @@ class Branch:
             moved = [frontier for frontier in (own, *frontiers) if tuple(frontier) != started]
             if moved:
                 self._frontier = tuple(dict.fromkeys(one for frontier in moved for one in frontier))
+                self._beside |= frozenset(self._frontier) - frozenset(own)
+                self._beside &= frozenset(self._frontier)
 
-    def join(self, fork: str, parents: Iterable[str], how: Join) -> None:
-        """Puts a fork that was joined in the place of what it started from."""
+    @property
+    def beside(self) -> list[str]:
+        """What of the frontier is no step or fork of this branch, but of branches that ran beside it."""
+        return [one for one in self._frontier if one in self._beside]
+
+    def join(self, fork: str, parents: Iterable[str], how: Join, beside: Iterable[str] = ()) -> None:
+        """Puts a fork that was joined in the place of what it started from.
+
+        Args:
+            beside: what its branches waited for at their ends that ran beside them.
+        """
         self.advance(fork, parents)
         with guard:
+            self._frontier = tuple(dict.fromkeys((*self._frontier, *beside)))
+            self._beside = (self._beside | frozenset(beside)) & frozenset(self._frontier)
             self._joins = {**self._joins, fork: how}
 
     @property

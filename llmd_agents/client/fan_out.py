@@ -32,6 +32,7 @@ class FanOut:
         self._block = block
         self._fork = block.__enter__()
         self._over: set[str] = set()
+        self._beside: list[str] = []
 
     @property
     def complete(self) -> bool:
@@ -54,12 +55,13 @@ class FanOut:
         self._fork.end(branch, outcome)
         with guard:
             self._over.add(branch.id)
+            self._beside += branch.beside
 
     def join(self) -> None:
         """Lets what follows wait for the fork. `tell_joined` is called after it, outside of locks."""
         if not self.joined:
             self.joined = True
-            self.parent.join(self.id, self._block.declared.parents, "all")
+            self.parent.join(self.id, self._block.declared.parents, "all", self._beside)
 
     def tell_joined(self) -> None:
         """Tells of the join; branches that have not ended are given up."""

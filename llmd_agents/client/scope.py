@@ -66,6 +66,7 @@ class Scope:
         self._owns = owns
         self._of = of
         self._entry: Entry | None = None
+        self._exit: tuple[str, ...] | None = None
         # Of what is opened within: the phase, where it began, and what has ended in it.
         self._phase: Hashable = None
         self._phase_entry = branch.frontier
@@ -81,7 +82,7 @@ class Scope:
     @property
     def frontier(self) -> tuple[str, ...]:
         """Ids of the steps and forks that a step would depend on that came next."""
-        return self._branch.frontier
+        return self._branch.frontier if self._exit is None else self._exit
 
     @property
     def busy(self) -> bool:
@@ -205,6 +206,7 @@ class Scope:
                 return
             self.ended = True
             over = self._end_phase()
+            self._exit = self._branch.frontier
             loose, self._loose = self._loose, {}
         self.leave()
         for branch, of in loose.items():

@@ -25,14 +25,24 @@ class ToolCall:
 
     Args:
         call_id: which of the calls that the model asked for this is, where that is known.
+        takes_in: whether a function of the same name, marked with `tool`, that it runs is this very call.
         apart: whether what observers make current for the tool stays out of the caller's context, as it must
             where the block is left in another context than it was entered in.
     """
 
-    __slots__ = ("_apart", "_began", "_call_id", "_context", "_open", "_tool")
+    __slots__ = ("_apart", "_began", "_call_id", "_context", "_open", "_outer", "_takes_in", "_tool")
 
-    def __init__(self, tool: DeclaredTool, call_id: str | None = None, *, apart: bool = False) -> None:
+    def __init__(
+        self,
+        tool: DeclaredTool,
+        call_id: str | None = None,
+        *,
+        takes_in: bool = False,
+        apart: bool = False,
+    ) -> None:
         self._tool = tool
+        self._takes_in = takes_in
+        self._outer: ToolCall | None = None
         self._call_id = call_key(call_id) if call_id else None
         self._apart = apart
         self._began: float | None = None
@@ -41,6 +51,11 @@ class ToolCall:
 
     def __enter__(self) -> Self:
         with quiet.faults("a call of a tool is not reported"):
+            self._outer = _running.get()
+            if self._outer is not None and self._outer._takes(self):
+                return self
+            if self._takes_in:
+                _running.set(self)
             self._began = monotonic()
             inside = current_frame()
             if inside is not None:
@@ -57,6 +72,9 @@ class ToolCall:
     ) -> None:
         with quiet.faults("the end of a call of a tool is not reported"):
             outcome = outcome_of(kind)
+            if _running.get() is self:
+                _running.set(self._outer)
+            self._takes_in, self._outer = False, None
             call, self._open = self._open, None
             try:
                 if outcome != "cancelled" and self._began is not None:
@@ -66,6 +84,14 @@ class ToolCall:
                     self._context.run(call.leave, outcome)
                 elif call is not None:
                     call.leave(outcome)
+
+    def _takes(self, inner: ToolCall) -> bool:
+        if not self._takes_in or inner._tool.name != self._tool.name:
+            return False
+        if None not in (inner._call_id, self._call_id) and inner._call_id != self._call_id:
+            return False
+        self._takes_in = inner._takes_in  # a function takes the call; a block around it passes it on
+        return True
 
     def _begin(self, branch: Branch) -> OpenCall:
         from .open_call import OpenCall
@@ -89,6 +115,8 @@ def tool_call(
 ) -> ToolCall:
     """Reports the block as one call of a tool, if it runs inside a program, and learns how long it takes.
 
+    Where the block runs a function of the same name that is marked with `tool`, that is one call, not two.
+
         with tool_call(call.function.name, call_id=call.id):
             result = dispatch(call)
 
@@ -105,4 +133,7 @@ def tool_call(
     declared = declaration(name, expected, sigma, result_lifetime)
     if expected is not None or result_lifetime is not None:
         declare(declared)
-    return ToolCall(declared, call_id)
+    return ToolCall(declared, call_id, takes_in=True)
+
+
+_running: contextvars.ContextVar[ToolCall | None] = contextvars.ContextVar("llmd_agents_tool", default=None)
