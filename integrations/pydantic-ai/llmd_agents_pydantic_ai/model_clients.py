@@ -1,0 +1,27 @@
+"""The HTTP clients below a model, on which hints travel."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from llmd_agents.client import instrument
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.wrapper import WrapperModel
+
+if TYPE_CHECKING:
+    from pydantic_ai.models import Model
+
+
+def instrument_model(model: Model) -> None:
+    """Lets the calls of a model carry hints, if it makes them with openai's client. Others are left alone."""
+    while isinstance(model, WrapperModel):
+        model = model.wrapped
+    if isinstance(model, FallbackModel):
+        for one in model.models:
+            instrument_model(one)
+        return
+    openai = sys.modules.get("openai")  # whoever has such a client has loaded it
+    client = getattr(model, "client", None)
+    if openai is not None and isinstance(client, openai.AsyncOpenAI):
+        instrument(client)

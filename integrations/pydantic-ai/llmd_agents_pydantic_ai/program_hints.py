@@ -1,0 +1,106 @@
+"""The capability that tells servers how an agent's model calls belong together."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmd_agents.client import begin_scope, current_scope, is_supported, tool_call
+from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+
+from .conversation import thread_of
+from .model_clients import instrument_model
+from .quietly import Quietly, log
+
+if TYPE_CHECKING:
+    from llmd_agents.client import Scope
+    from pydantic_ai import RunContext, ToolDefinition
+    from pydantic_ai.capabilities import (
+        ValidatedToolArgs,
+        WrapOutputProcessHandler,
+        WrapRunHandler,
+        WrapToolExecuteHandler,
+    )
+    from pydantic_ai.messages import ToolCallPart
+    from pydantic_ai.models import Model
+    from pydantic_ai.output import OutputContext
+    from pydantic_ai.run import AgentRunResult
+
+VERSIONS = ">=2.68,<3"
+
+
+@dataclass
+class ProgramHints(AbstractCapability[Any]):
+    """Lets an agent's model calls carry hints, and what its runs, tools and delegates tell of their structure.
+
+        agent = Agent("openai:gpt-5", capabilities=[ProgramHints()])
+
+    A run is a program, or a part of the one around it: of `with program(…)`, of another agent's tool, of a
+    graph. Nothing it does can fail a run or change what is sent besides headers.
+    """
+
+    _: KW_ONLY
+
+    id: str | None = "llmd-agents"
+    """An agent has one of these: given twice, or for a run besides, it counts once."""
+
+    _on: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._on = is_supported("pydantic-ai-slim", VERSIONS, adapter="llmd-agents-pydantic-ai")
+
+    def get_ordering(self) -> CapabilityOrdering:
+        # What other capabilities do around a run or tool, such as asking a model, is part of it.
+        return CapabilityOrdering(position="outermost")
+
+    def get_wrapper_model(self, model: Model) -> None:
+        if self._on:
+            try:
+                instrument_model(model)
+            except Exception as error:  # noqa: BLE001  (whatever it is, the call goes out)
+                log.debug("a model's client is not instrumented: %r", error)
+
+    async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
+        if not self._on or ctx.realtime:
+            return await handler()
+        with Quietly(lambda: _begin_run(ctx)):
+            return await handler()
+
+    async def wrap_tool_execute(
+        self,
+        ctx: RunContext[Any],
+        *,
+        call: ToolCallPart,
+        tool_def: ToolDefinition,
+        args: ValidatedToolArgs,
+        handler: WrapToolExecuteHandler,
+    ) -> Any:
+        if not self._on:
+            return await handler(args)
+        with Quietly(_open_scope), Quietly(lambda: tool_call(call.tool_name, call_id=call.tool_call_id)):
+            return await handler(args)
+
+    async def wrap_output_process(
+        self,
+        ctx: RunContext[Any],
+        *,
+        output_context: OutputContext,
+        output: Any,
+        handler: WrapOutputProcessHandler,
+    ) -> Any:
+        call = output_context.tool_call
+        if not self._on or call is None or ctx.partial_output:
+            return await handler(output)
+        with Quietly(_open_scope), Quietly(lambda: tool_call(call.tool_name, call_id=call.tool_call_id)):
+            return await handler(output)
+
+
+def _begin_run(ctx: RunContext[Any]) -> Scope:
+    name = (ctx.agent.name if ctx.agent is not None else None) or "agent"
+    return begin_scope(name, agent=name, thread=thread_of(ctx))
+
+
+def _open_scope() -> Scope | None:
+    """Returns a scope for a tool, in which other agents may run, within the run that calls it."""
+    scope = current_scope()
+    return scope.open() if scope is not None else None

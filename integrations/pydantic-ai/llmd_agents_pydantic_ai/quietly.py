@@ -1,0 +1,53 @@
+"""What the adapter does for itself inside a run must not be felt there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, SkipToolExecution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+log = logging.getLogger("llmd_agents.pydantic_ai")
+
+
+class Quietly:
+    """A block in one that is made here, if that can be made: what goes wrong with it is logged, at debug level.
+
+    Args:
+        make: returns it, or None if there is none. Called when the block is entered.
+    """
+
+    __slots__ = ("_block", "_make")
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any] | None]) -> None:
+        self._make = make
+        self._block: AbstractContextManager[Any] | None = None
+
+    def __enter__(self) -> None:
+        try:
+            block = self._make()
+            if block is not None:
+                block.__enter__()
+            self._block = block
+        except Exception as error:  # noqa: BLE001  (whatever it is, the run goes on)
+            log.debug("no hints for a part of a run: %r", error)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._block is None:
+            return
+        if kind is not None and issubclass(kind, SkipToolExecution):
+            kind = error = trace = None  # how a hook gives a tool's result in its place
+        elif kind is not None and issubclass(kind, CallDeferred | ApprovalRequired):
+            kind = asyncio.CancelledError  # not done here: it neither failed nor took that long
+        try:
+            self._block.__exit__(kind, error, trace)
+        except Exception as fault:  # noqa: BLE001  (as above)
+            log.debug("the end of a part of a run is not noted: %r", fault)
