@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llmd_agents.hints import Forecast
 
     from .async_fork import AsyncFork
-    from .begin_scope import begin_scope, current_scope
+    from .begin_scope import begin_scope, current_run, current_scope
     from .best_of import Best
     from .continued import continue_program
     from .declared_tools import declare_tool
@@ -51,6 +51,7 @@ __all__ = [
     "current_environment",
     "current_headers",
     "current_meta",
+    "current_run",
     "current_scope",
     "declare_tool",
     "expected_duration",
@@ -82,6 +83,7 @@ _WHEN_USED = {
     "current_environment": "handover",
     "current_headers": "handover",
     "current_meta": "handover",
+    "current_run": "begin_scope",
     "current_scope": "begin_scope",
     "declare_tool": "declared_tools",
     "expected_duration": "durations",

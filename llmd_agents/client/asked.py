@@ -94,8 +94,9 @@ class AskedTools:
                     found = self._open.pop(call_id, None)
                 if found is not None:
                     _end(found.call, "ok")
-                    if found.teaches and declared_tool(found.call.record.tool) is None:
-                        record = found.call.record
+                    record = found.call.record
+                    declared = declared_tool(record.tool)
+                    if found.teaches and (declared is None or declared.told):
                         tool_durations().observe(record.tool, found.call.history.now() - record.started)
 
     def lifetime_of(self, call_id: str) -> Lifetime | float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .frame import open_frames
+from .frame import current_frame, open_frames
 from .guard import guard
 from .kept_programs import kept_programs
 from .label import label_of
@@ -13,6 +13,7 @@ from .scope import Scope
 
 if TYPE_CHECKING:
     from .branch import Branch
+    from .run import Run
 
 
 def begin_scope(
@@ -49,6 +50,12 @@ def current_scope() -> Scope | None:
         if inside.scope is not None and not inside.scope.ended:
             return inside.scope
     return None
+
+
+def current_run() -> Run | None:
+    """Returns the innermost program that the calling code is in; None outside of any."""
+    inside = current_frame()
+    return None if inside is None else inside.branch.run
 
 
 def _scope_on(branch: Branch) -> Scope:

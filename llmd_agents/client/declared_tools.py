@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -34,12 +34,14 @@ class DeclaredTool:
         expected: median duration in seconds.
         sigma: standard deviation of ln(seconds).
         result_lifetime: how long its results matter; a number is seconds.
+        told: whether somebody else says so, such as the server that it runs on.
     """
 
     name: str
     expected: float | None = None
     sigma: float | None = None
     result_lifetime: Lifetime | float | None = None
+    told: bool = False
 
 
 def declaration(
@@ -85,17 +87,19 @@ def _lifetime(value: Duration) -> Lifetime | float:
 
 
 _declared: OrderedDict[str, DeclaredTool] = OrderedDict()
+_told: OrderedDict[str, DeclaredTool] = OrderedDict()
 _lock = threading.Lock()
 
 
 def declare(tool: DeclaredTool) -> None:
-    """Makes a tool known by its name; the latest of a name counts."""
-    if _declared.get(tool.name) == tool:
+    """Makes a tool known by its name; the latest of a name counts, the application's own before others'."""
+    known = _told if tool.told else _declared
+    if known.get(tool.name) == tool:
         return
     with _lock:
-        _declared[tool.name] = tool
-        if len(_declared) > TOOLS_MAX:
-            _declared.popitem(last=False)
+        known[tool.name] = tool
+        if len(known) > TOOLS_MAX:
+            known.popitem(last=False)
 
 
 def declare_tool(
@@ -104,31 +108,37 @@ def declare_tool(
     expected: Duration | None = None,
     sigma: float | None = None,
     result_lifetime: Duration | None = None,
+    told: bool = False,
 ) -> None:
     """Declares a tool by its name, as `tool` does for a function: for tools that run elsewhere.
+
+    Args:
+        told: that somebody else says so, such as the server that the tool runs on. What the application
+            itself declares beats it, and so does what was learned here.
 
     Raises:
         ValueError: naming the argument that has no meaning.
     """
-    declare(declaration(name, expected, sigma, result_lifetime))
+    tool = declaration(name, expected, sigma, result_lifetime)
+    declare(replace(tool, told=True) if told else tool)
 
 
 def declared_tool(name: str) -> DeclaredTool | None:
-    return _declared.get(name)
+    return _declared.get(name) or _told.get(name)
 
 
 def expectation(tool: DeclaredTool) -> tuple[float | None, float | None]:
     """Returns the median in seconds and the sigma to tell of a tool's next call, as far as they are known.
 
-    What is declared beats what was learned. A declared median without a sigma comes with how far the learned
-    durations lie from it.
+    What is declared beats what was learned, and that beats what is told. A declared median without a sigma
+    comes with how far the learned durations lie from it.
     """
-    if tool.expected is not None and tool.sigma is not None:
+    if tool.expected is not None and tool.sigma is not None and not tool.told:
         return tool.expected, tool.sigma
     learned = tool_durations().expect(tool.name)
     if learned is None:
-        return tool.expected, None
-    if tool.expected is None:
+        return tool.expected, tool.sigma
+    if tool.expected is None or tool.told:
         return learned.median_s, learned.sigma
     return tool.expected, min(_spread_around(tool.expected, learned), SIGMA_MAX)
 

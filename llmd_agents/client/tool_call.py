@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from . import quiet
 from .clock import monotonic
-from .declared_tools import DeclaredTool, Duration, declaration, declare
+from .declared_tools import DeclaredTool, Duration, declaration, declare, declared_tool
 from .durations import tool_durations
 from .frame import current_frame
 from .outcome import outcome_of
@@ -122,7 +122,7 @@ def tool_call(
 
     Args:
         name: the tool's, as models call it.
-        expected: see `tool`.
+        expected: see `tool`; by default what is declared of that name.
         sigma: see `tool`.
         result_lifetime: see `tool`.
         call_id: the id that the model gave the call; without it, the oldest open call of that name is meant.
@@ -130,10 +130,12 @@ def tool_call(
     Raises:
         ValueError: naming the argument that has no meaning.
     """
-    declared = declaration(name, expected, sigma, result_lifetime)
-    if expected is not None or result_lifetime is not None:
-        declare(declared)
-    return ToolCall(declared, call_id, takes_in=True)
+    tool = declaration(name, expected, sigma, result_lifetime)
+    if expected is None and result_lifetime is None:
+        tool = declared_tool(name) or tool
+    else:
+        declare(tool)
+    return ToolCall(tool, call_id, takes_in=True)
 
 
 _running: contextvars.ContextVar[ToolCall | None] = contextvars.ContextVar("llmd_agents_tool", default=None)
