@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .fan_out import FanOut
     from .fork import Fork
     from .handover import META_KEY, current_baggage, current_environment, current_headers, current_meta
+    from .kept_programs import end_threads
     from .marks import mark
     from .open_scopes import OpenScopes
     from .run import Run
@@ -54,6 +55,7 @@ __all__ = [
     "current_run",
     "current_scope",
     "declare_tool",
+    "end_threads",
     "expected_duration",
     "instrument",
     "is_supported",
@@ -86,6 +88,7 @@ _WHEN_USED = {
     "current_run": "begin_scope",
     "current_scope": "begin_scope",
     "declare_tool": "declared_tools",
+    "end_threads": "kept_programs",
     "expected_duration": "durations",
     "is_supported": "supported",
     "mark": "marks",

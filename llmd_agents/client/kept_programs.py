@@ -1,5 +1,7 @@
 """Programs that outlive one run of a framework: a thread of a conversation, a graph that was interrupted."""
 
+import atexit
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from .guard import guard
 from .ids import slug
 from .label import label_of
 from .program import program
-from .run import Run
+from .run import FLUSH_SECONDS, Run
 
 PROGRAMS_MAX: Final = 256
 """Programs that are kept; of more, those used longest ago are over."""
@@ -50,6 +52,19 @@ class KeptPrograms:
             old.finish("abandoned")
         return run
 
+    def end(self) -> None:
+        """Ends them all."""
+        with guard:
+            runs = [run for run, _ in self._kept.values()]
+            self._kept.clear()
+        for run in runs:
+            run.finish()
+            run.outbox.flush(FLUSH_SECONDS / len(runs))
+
+    def forget(self) -> None:
+        """Leaves them to somebody else."""
+        self._kept.clear()
+
     def _take_over(self, now: float) -> list[Run]:
         over: list[Run] = []
         for key, (run, used_at) in list(self._kept.items())[:-1]:
@@ -62,3 +77,15 @@ class KeptPrograms:
 
 
 kept_programs = KeptPrograms()
+atexit.register(kept_programs.end)
+if hasattr(os, "register_at_fork"):
+    # They are the parent's, which goes on with them.
+    os.register_at_fork(after_in_child=kept_programs.forget)
+
+
+def end_threads() -> None:
+    """Ends the programs that go on in a thread until it has not been used for ten minutes (`begin_scope`).
+
+    For applications that know better, and for tests. It happens by itself at the end of the process.
+    """
+    kept_programs.end()

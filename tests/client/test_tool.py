@@ -410,6 +410,26 @@ def test_blocks() -> None:
     assert [(record.call, record.expected) for record in run.history.tools] == [("t1", 2.0), ("t2", None)]
 
 
+def test_a_block_around_a_tool_of_its_name_is_one_call() -> None:
+    @tool(expected="3s")
+    def fetch(depth: int = 0) -> int:
+        return fetch(depth - 1) if depth else 0
+
+    with listening() as (_, told):
+        with tool_call("fetch", call_id="c1"), tool_call("fetch"):  # two that observe the same call
+            fetch()
+        assert told.tools == ["+fetch", "-fetch ok"]
+        with tool_call("fetch"):
+            fetch(depth=1)  # calls itself
+            fetch()
+        assert told.tools[2:] == ["+fetch", "+fetch", "-fetch ok", "+fetch", "-fetch ok", "-fetch ok"]
+        fetch()
+        with tool_call("fetch", call_id="c2"), tool_call("fetch", call_id="c3"), tool_call("other"):
+            pass
+        assert len(told.started) == 8
+    assert told.started[0].expected == 3.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
