@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class FanOut:
-    """So many scopes begin from one place, side by side. Made by `Scope.fan_out`.
+    """So many scopes begin from one place, side by side. Made by `Scope.fan_out` and `expect_fan_out`.
+
+    Until it is declared, nobody is told of it, and it leaves no trace if no step is made in it.
 
     Attributes:
         id: stands for all its branches among a step's parents, once joined.
@@ -30,7 +32,9 @@ class FanOut:
         self.started = 0
         self.joined = False
         self._block = block
-        self._fork = block.__enter__()
+        self._fork = block.prepare()
+        self._declared = False
+        self._begun: list[Branch] = []
         self._over: set[str] = set()
         self._beside: list[str] = []
 
@@ -38,6 +42,17 @@ class FanOut:
     def complete(self) -> bool:
         """Whether all that was announced has begun and ended."""
         return len(self._over) == self.width
+
+    def declare(self) -> None:
+        """Tells of the fork, if nobody has yet."""
+        with guard:
+            if self._declared:
+                return
+            self._declared = True
+            begun, self._begun = self._begun, []
+        self._block.tell_declared()
+        for branch in begun:
+            branch.begin()
 
     def begin(self) -> Branch | None:
         """Returns the next branch; None if all have begun, or it was joined."""
@@ -47,23 +62,39 @@ class FanOut:
             self.started += 1
             index = self.started - 1
         branch = self._fork.begin(index)
+        with guard:
+            if not self._declared:
+                self._begun.append(branch)
+                return branch
         branch.begin()
         return branch
 
     def end(self, branch: Branch, outcome: Outcome) -> None:
         """Ends one of the branches."""
-        self._fork.end(branch, outcome)
+        if self._has_steps(branch):
+            self.declare()
+        if self._declared:
+            self._fork.end(branch, outcome)
         with guard:
             self._over.add(branch.id)
             self._beside += branch.beside
 
     def join(self) -> None:
         """Lets what follows wait for the fork. `tell_joined` is called after it, outside of locks."""
-        if not self.joined:
-            self.joined = True
+        if self.joined:
+            return
+        self.joined = True
+        if self._declared or any(map(self._has_steps, self._begun)):
             self.parent.join(self.id, self._block.declared.parents, "all", self._beside)
 
     def tell_joined(self) -> None:
         """Tells of the join; branches that have not ended are given up."""
+        if any(map(self._has_steps, self._begun)):
+            self.declare()
+        if not self._declared:
+            return
         self._fork.close(failed=False)
         self._block.tell_joined()
+
+    def _has_steps(self, branch: Branch) -> bool:
+        return branch.begun or branch.frontier != self._block.declared.parents

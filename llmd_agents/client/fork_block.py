@@ -49,9 +49,8 @@ class ForkBlock:
         self._record: ForkRecord | None = None
 
     def __enter__(self) -> SyncFork:
-        self._check_new()
-        self._fork = fork = SyncFork(self._parent, self.declared, self._join)
-        self._open()
+        fork = self.prepare()
+        self.tell_declared()
         return fork
 
     def __exit__(
@@ -62,7 +61,7 @@ class ForkBlock:
     async def __aenter__(self) -> AsyncFork:
         self._check_new()
         self._fork = fork = AsyncFork(self._parent, self.declared, self._join)
-        self._open()
+        self.tell_declared()
         return fork
 
     async def __aexit__(
@@ -74,7 +73,14 @@ class ForkBlock:
         if self._fork is not None:
             raise RuntimeError(f"fork {self.declared.fork} was entered already; each fork is one block")
 
-    def _open(self) -> None:
+    def prepare(self) -> SyncFork:
+        """Returns the fork, of which nobody has been told."""
+        self._check_new()
+        self._fork = fork = SyncFork(self._parent, self.declared, self._join)
+        return fork
+
+    def tell_declared(self) -> None:
+        """Tells the servers and observers of the fork."""
         declared, run = self.declared, self._parent.run
         run.announce(lambda: declared)
         with quiet.faults("a fork is not noted"):

@@ -162,6 +162,17 @@ class Scope:
             what they are opened `of`; None where nothing is declared: for fewer than two or more than the
             contract has a number for, and within what the developer has declared.
         """
+        fan_out = self.expect_fan_out(width, name)
+        if fan_out is not None:
+            fan_out.declare()
+        return fan_out
+
+    def expect_fan_out(self, width: int, name: str | None = None) -> FanOut | None:
+        """As `fan_out`, for scopes that may all do without model calls.
+
+        Returns:
+            the fan-out; nobody is told of it until its `declare` is called, or a scope of it with steps ends.
+        """
         from .fork_block import ForkBlock
 
         if width < 2 or self._declared() is not None:
