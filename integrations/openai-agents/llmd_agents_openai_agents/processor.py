@@ -1,0 +1,139 @@
+"""What the SDK tells of its runs, as traces and spans, becomes the scopes that steps are made in."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from agents.tracing import (
+    AgentSpanData,
+    FunctionSpanData,
+    GuardrailSpanData,
+    TaskSpanData,
+    TracingProcessor,
+    get_current_trace,
+)
+
+from llmd_agents.client import begin_scope, tool_call
+
+from .open_parts import open_parts
+from .part import Part
+from .supported import sdk_is_supported
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from agents.tracing import Span, Trace
+
+log = logging.getLogger("llmd_agents.openai_agents")
+
+
+class ProgramProcessor(TracingProcessor):
+    """A trace processor that exports nothing: model calls of a run learn from it where in the run they are.
+
+    `install()` adds one beside those that there are. For structure without any export, this is the only one:
+
+        set_trace_processors([ProgramProcessor()])
+
+    The SDK calls it in the task that the trace or span begins and ends in. It never raises and never blocks.
+    """
+
+    def __init__(self) -> None:
+        self._gives_hints = sdk_is_supported()
+
+    def on_trace_start(self, trace: Trace) -> None:
+        if self._gives_hints:
+            with _Faults("a trace's beginning"):
+                _begin_trace(trace)
+
+    def on_trace_end(self, trace: Trace) -> None:
+        with _Faults("a trace's end"):
+            part = open_parts.take(trace.trace_id)
+            if part is not None:
+                part.end()
+
+    def on_span_start(self, span: Span[Any]) -> None:
+        if self._gives_hints:
+            with _Faults("a span's beginning"):
+                _begin_span(span)
+
+    def on_span_end(self, span: Span[Any]) -> None:
+        with _Faults("a span's end"):
+            _end_span(span)
+
+    def shutdown(self) -> None:
+        pass
+
+    def force_flush(self) -> None:
+        pass
+
+
+def _begin_trace(trace: Trace) -> None:
+    if trace.trace_id in open_parts:
+        return
+    part = Part(begin_scope(trace.name, thread=_thread_of(trace)))
+    open_parts.put(trace.trace_id, part)
+    part.scope.enter()
+
+
+def _begin_span(span: Span[Any]) -> None:
+    if span.span_id in open_parts:
+        return
+    data = span.span_data
+    outer = open_parts.get(span.parent_id or span.trace_id)
+    if outer is not None:
+        part = _part_within(outer, data)
+    elif span.parent_id is None and (trace := get_current_trace()) is not None:
+        # Of a run that is resumed from its state the SDK does not tell that the trace begins again.
+        part = Part(begin_scope(trace.name, thread=_thread_of(trace)))
+    else:
+        return
+    open_parts.put(span.span_id, part)
+    part.scope.enter()
+    if part.tool is not None:
+        part.tool.__enter__()
+
+
+def _part_within(outer: Part, data: Any) -> Part:
+    if isinstance(data, GuardrailSpanData):
+        return Part(outer.open_guardrail())
+    if isinstance(data, FunctionSpanData):
+        return Part(outer.open_tool(), tool_call(data.name))
+    return Part(outer.open(agent=data.name if isinstance(data, AgentSpanData) else None))
+
+
+def _end_span(span: Span[Any]) -> None:
+    part = open_parts.take(span.span_id)
+    if part is None:
+        return
+    failed = part.end(failed=span.error is not None)
+    # How a run ends is told by its last agent: not all that goes wrong is raised within the trace.
+    if isinstance(span.span_data, AgentSpanData | TaskSpanData):
+        outer = open_parts.get(span.parent_id or span.trace_id)
+        if outer is not None:
+            outer.failed = failed
+
+
+def _thread_of(trace: Trace) -> str | None:
+    group = getattr(trace, "group_id", None)
+    return str(group) if group else None
+
+
+class _Faults:
+    """Logs what goes wrong in the block, at debug level, and goes on after it."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        log.debug("%s is not told: %r", self._what, error)
+        return True
