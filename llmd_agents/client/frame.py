@@ -28,6 +28,7 @@ class Frame:
     Attributes:
         after: steps of other branches that it waited for.
         scope: what inferred it; None if the application declared it.
+        declared: of a frame that was inferred, the innermost around it that the application declared.
     """
 
     branch: Branch
@@ -36,6 +37,7 @@ class Frame:
     forecast: Forecast | None = None
     after: tuple[str, ...] = ()
     scope: Scope | None = None
+    declared: Frame | None = None
 
     @property
     def parents(self) -> tuple[str, ...]:

@@ -192,15 +192,17 @@ class Scope:
         if self._declared() is not None:
             return
         inside = current_frame()
+        declared = inside.declared if inside is not None and inside.scope is not None else inside
         frame = Frame(self._branch, self._kind, self._agent, forecast, scope=self)
-        if inside is not None and inside.scope is None:
+        if declared is not None and declared.branch.run is self.run:
             frame = Frame(
                 self._branch,
-                inside.kind or self._kind,
-                inside.agent or self._agent,
-                inside.forecast or forecast,
-                inside.after,
+                declared.kind or self._kind,
+                declared.agent or self._agent,
+                declared.forecast or forecast,
+                declared.after,
                 scope=self,
+                declared=declared,
             )
         self._entry = enter_frame(frame)
 

@@ -257,6 +257,24 @@ def test_forks_and_labels_of_the_developer_stay(server: RecordingServer, client:
     assert graph.assert_forked(2, name="mine").joined
 
 
+def test_labels_of_the_developer_hold_for_all_scopes_within(server: RecordingServer, client: OpenAI) -> None:
+    with program("labelled") as run:
+        with begin_scope("chain", agent="before"):
+            ask(client, "1")
+        with (
+            run.label(kind="judge"),
+            begin_scope("chain", kind="act", agent="outer") as outer,
+            outer.open() as node,
+            node.open(agent="inner"),
+        ):
+            ask(client, "2")
+        with begin_scope("chain", kind="act", agent="after") as outer, outer.open():
+            ask(client, "3")
+    graph = recorded(server, run.id)
+    assert [step.label for step in graph.steps] == ["before", "inner/judge", "after/act"]
+    graph.assert_sequential()
+
+
 def test_a_program_of_the_developer_inside_is_its_own(server: RecordingServer, client: OpenAI) -> None:
     with begin_scope("chain") as scope:
         with program("inside") as run:
