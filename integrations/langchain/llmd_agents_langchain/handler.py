@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 
+from .marks import is_graph, is_streamed, width
 from .quietly import quietly
-from .runs import RUNS
+from .runs import RUNS, Told, agent_name
 from .tested import all_tested
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ class LlmdAgentsHandler(BaseCallbackHandler):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        RUNS.chain_began(run_id, parent_run_id, name, inputs, tags, metadata or {})
+        told = Told(name, tags, metadata or {}, width=width(name, inputs))
+        waits = is_streamed(inputs) or (parent_run_id is None and is_graph(told.metadata))
+        RUNS.chain_began(run_id, parent_run_id, told, waits=waits)
 
     @quietly
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -70,7 +73,7 @@ class LlmdAgentsHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        RUNS.model_began(run_id, parent_run_id, tags, metadata or {})
+        RUNS.model_began(run_id, parent_run_id, Told(None, tags, metadata or {}, agent_name.get()))
 
     def on_llm_start(self, serialized: dict[str, Any] | None, prompts: Any, **kwargs: Any) -> None:
         self.on_chat_model_start(serialized, prompts, **kwargs)
@@ -94,7 +97,8 @@ class LlmdAgentsHandler(BaseCallbackHandler):
         **kwargs: Any,
     ) -> None:
         called = name or (serialized or {}).get("name") or "unnamed"
-        RUNS.tool_began(run_id, parent_run_id, called, tool_call_id, tags, metadata or {})
+        told = Told(called, tags, metadata or {})
+        RUNS.tool_began(run_id, parent_run_id, told, called, tool_call_id)
 
     def on_retriever_start(self, serialized: dict[str, Any] | None, query: Any, **kwargs: Any) -> None:
         self.on_tool_start(serialized, query, **kwargs)

@@ -7,6 +7,7 @@ from typing import Any, Final
 GRAPH_STEP: Final = "graph:step:"
 MAP_KEY: Final = "map:key:"
 SENT: Final = "__pregel_push"
+GRAPH: Final = "langgraph"
 AGENT: Final = "langchain_create_agent"
 
 Metadata = Mapping[str, Any]
@@ -41,6 +42,19 @@ def agent_of(metadata: Metadata, *, node: bool) -> str | None:
     elif node:
         name = metadata.get("langgraph_node")
     return name if isinstance(name, str) else None
+
+
+def is_graph(metadata: Metadata) -> bool:
+    """Returns whether a run that is part of no other is a graph's."""
+    return metadata.get("ls_integration") in (GRAPH, AGENT)
+
+
+def is_streamed(inputs: object) -> bool:
+    """Returns whether a run has begun before its input is there: LangChain gives this in its place."""
+    if not isinstance(inputs, dict) or len(inputs) != 1:
+        return False
+    given = inputs.get("input")
+    return isinstance(given, str) and not given
 
 
 def width(name: str | None, inputs: object) -> int:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmd_agents.client import OpenScopes, begin_scope, current_meta, current_scope, tool_call
+from llmd_agents.client import begin_scope, current_meta, current_scope, tool_call
 
 from .graph import Graph
-from .marks import agent_of, is_mapped, is_pause, is_sent, sends, superstep, width
+from .marks import agent_of, is_mapped, is_pause, is_sent, sends, superstep
 from .step_note import note_step
 
 if TYPE_CHECKING:
@@ -37,12 +38,28 @@ agent_name: ContextVar[str | None] = ContextVar("llmd_agents_langchain_agent", d
 """What an agent's middleware calls the agent whose model call runs."""
 
 
+RUNS_MAX: Final = 16_384
+"""Of more runs that are not over, those that began first are given up: their end was never told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What LangChain tells of a run when it begins."""
+
+    name: str | None = None
+    tags: Sequence[str] | None = None
+    metadata: Metadata = field(default_factory=dict)
+    agent: str | None = None
+    width: int = 0
+
+
 @dataclass(eq=False)
 class Observed:
     """One run.
 
     Attributes:
         outer: the run that it is part of.
+        scope: None until something runs within it, where it waits for that.
         of: the fan-out that it belongs to.
         fans_out: the one that the runs in it belong to.
         graph: what it is, once a node of its has begun.
@@ -52,8 +69,9 @@ class Observed:
         call: of a tool.
     """
 
-    scope: Scope
+    told: Told
     outer: Observed | None = None
+    scope: Scope | None = None
     of: FanOut | None = None
     fans_out: FanOut | None = None
     graph: Graph | None = None
@@ -74,142 +92,150 @@ class Runs:
     """What is known of the runs that are not over. Each is told of any number of times, and counts once."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
-        self._scopes = OpenScopes()
-        self._observed: WeakKeyDictionary[Scope, Observed] = WeakKeyDictionary()
+        self._lock = RLock()
+        self._runs: OrderedDict[UUID | None, Observed] = OrderedDict()
+        self._scopes: WeakSet[Scope] = WeakSet()
 
-    def chain_began(
-        self,
-        run_id: UUID,
-        parent_id: UUID | None,
-        name: str | None,
-        inputs: object,
-        tags: Sequence[str] | None,
-        metadata: Metadata,
-    ) -> None:
-        if self._scopes.get(run_id) is not None:
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def chain_began(self, run_id: UUID, parent_id: UUID | None, told: Told, *, waits: bool) -> None:
+        """A chain begins.
+
+        Args:
+            waits: whether it only waits for what runs within it, or gives it its input. What runs in its
+                context then is none of its own code, but perhaps whoever reads its stream.
+        """
+        if run_id in self._runs:
             return
-        outer = self._outer(parent_id)
-        run = self._begin(name, metadata) if outer is None else self._open(outer, tags, metadata)
-        run.fans_out = run.scope.expect_fan_out(width(name, inputs))
-        self._enter(run_id, run)
+        run = Observed(told, self._outer(parent_id))
+        if waits:
+            self._keep(run_id, run)
+        else:
+            self._enter(run_id, run)
 
-    def model_began(
-        self, run_id: UUID, parent_id: UUID | None, tags: Sequence[str] | None, metadata: Metadata
-    ) -> None:
+    def model_began(self, run_id: UUID, parent_id: UUID | None, told: Told) -> None:
         """A model that is called outside of chains is left to the client: it knows as much."""
         outer = self._outer(parent_id)
-        if outer is None or self._scopes.get(run_id) is not None:
+        if outer is None or run_id in self._runs:
             return
-        run = self._open(outer, tags, metadata, agent=agent_name.get())
+        run = Observed(told, outer)
+        scope = self._enter(run_id, run)
+        run.began = scope.frontier
         for part in run.up():
             if part.of is not None:
                 part.of.declare()
-        run.began = run.scope.frontier
-        self._enter(run_id, run)
 
     def tool_began(
-        self,
-        run_id: UUID,
-        parent_id: UUID | None,
-        name: str,
-        call_id: str | None,
-        tags: Sequence[str] | None,
-        metadata: Metadata,
+        self, run_id: UUID, parent_id: UUID | None, told: Told, name: str, call_id: str | None
     ) -> None:
         """A tool or retriever that is called outside of programs is nobody's."""
-        if self._scopes.get(run_id) is not None:
+        if run_id in self._runs:
             return
         outer = self._outer(parent_id)
         if outer is None and not current_meta():
             return
-        run = self._begin(name, metadata) if outer is None else self._open(outer, tags, metadata)
+        run = Observed(told, outer)
         self._enter(run_id, run)
         run.call = tool_call(name, call_id=call_id)
         run.call.__enter__()
 
     def ended(self, run_id: UUID, result: object = None) -> None:
-        run = self._known(run_id)
+        run = self._runs.get(run_id)
         if run is None:
             return
         if found := sends(result):
             node = next((part for part in run.up() if part.node_of is not None), None)
             if node is not None:
                 node.sent = found
-        self._end(run_id, run, None)
+        self._end(run_id, run, "ok", None)
 
     def model_ended(self, run_id: UUID, result: LLMResult) -> None:
-        run = self._known(run_id)
+        run = self._runs.get(run_id)
         if run is None:
             return
-        if run.scope.frontier != run.began:
+        if run.scope is not None and run.scope.frontier != run.began:
             note_step(run.scope.run, run.scope.frontier[-1], result)
-        self._end(run_id, run, None)
+        self._end(run_id, run, "ok", None)
 
     def failed(self, run_id: UUID, error: BaseException) -> None:
-        run = self._known(run_id)
-        if run is not None:
-            self._end(run_id, run, error)
+        run = self._runs.get(run_id)
+        if run is None:
+            return
+        if is_pause(error):
+            # A tool that is paused has not failed, nor shown how long it takes.
+            self._end(run_id, run, "ok", asyncio.CancelledError)
+        else:
+            self._end(run_id, run, "error" if isinstance(error, Exception) else "cancelled", type(error))
 
     def knows(self, scope: Scope | None) -> bool:
         """Returns whether a scope stands for a run."""
-        return scope is not None and scope in self._observed
-
-    def _known(self, run_id: UUID | None) -> Observed | None:
-        scope = self._scopes.get(run_id) if run_id is not None else None
-        return None if scope is None else self._observed.get(scope)
+        return scope is not None and scope in self._scopes
 
     def _outer(self, parent_id: UUID | None) -> Observed | None:
         """Returns the run that a new one is part of: that LangChain names, or whose code starts it."""
-        if (named := self._known(parent_id)) is not None:
+        if parent_id is not None and (named := self._runs.get(parent_id)) is not None:
             return named
         config = var_child_runnable_config.get()
-        return (
-            None if config is None else self._known(getattr(config.get("callbacks"), "parent_run_id", None))
-        )
+        if config is None:
+            return None
+        return self._runs.get(getattr(config.get("callbacks"), "parent_run_id", None))
 
-    def _begin(self, name: str | None, metadata: Metadata) -> Observed:
-        """Begins a run that is part of no other."""
+    def _enter(self, run_id: UUID, run: Observed) -> Scope:
+        """Makes a run that of the code that this context runs from here on."""
+        self._keep(run_id, run)
+        scope = self._scope(run)
+        scope.enter()
+        return scope
+
+    def _keep(self, run_id: UUID, run: Observed) -> None:
+        with self._lock:
+            self._runs[run_id] = run
+            given_up = self._runs.popitem(last=False)[1] if len(self._runs) > RUNS_MAX else None
+        if given_up is not None and given_up.scope is not None:
+            given_up.scope.end("abandoned")
+
+    def _scope(self, run: Observed) -> Scope:
+        """Returns a run's scope, which is opened now if the run has waited until now."""
+        with self._lock:
+            if run.scope is None:
+                run.scope = self._begin(run.told) if run.outer is None else self._open(run, run.outer)
+                run.fans_out = run.scope.expect_fan_out(run.told.width)
+                self._scopes.add(run.scope)
+            return run.scope
+
+    def _begin(self, told: Told) -> Scope:
+        """Begins the scope of a run that is part of no other."""
         # All runs of a batch begin in one context, and whoever reads a stream runs in the stream's.
         while (beside := current_scope()) is not None and self.knows(beside):
             beside.leave()
             if current_scope() is beside:
                 break
-        thread = metadata.get("thread_id")
-        agent = agent_of(metadata, node=False)
-        return Observed(
-            begin_scope(name or "unnamed", agent=agent, thread=None if thread is None else str(thread))
+        thread = told.metadata.get("thread_id")
+        return begin_scope(
+            told.name or "unnamed",
+            agent=agent_of(told.metadata, node=False),
+            thread=None if thread is None else str(thread),
         )
 
-    def _open(
-        self, outer: Observed, tags: Sequence[str] | None, metadata: Metadata, agent: str | None = None
-    ) -> Observed:
-        step = superstep(tags)
-        agent = agent or agent_of(metadata, node=step is not None)
+    def _open(self, run: Observed, outer: Observed) -> Scope:
+        """Opens the scope of a run within another."""
+        around, told = self._scope(outer), run.told
+        step = superstep(told.tags)
+        agent = told.agent or agent_of(told.metadata, node=step is not None)
         if step is not None:
-            with self._lock:
-                graph = outer.graph = outer.graph or Graph(outer.scope)
-            scope, of = graph.open_node(step, sent=is_sent(metadata), agent=agent)
-            return Observed(scope, outer, of, node_of=graph)
-        if outer.fans_out is not None:
-            return Observed(outer.scope.open(agent=agent, of=outer.fans_out), outer, outer.fans_out)
-        return Observed(outer.scope.open(agent=agent, phase=MAPPED if is_mapped(tags) else None), outer)
+            run.node_of = outer.graph = outer.graph or Graph(around)
+            scope, run.of = run.node_of.open_node(step, sent=is_sent(told.metadata), agent=agent)
+            return scope
+        run.of = outer.fans_out
+        return around.open(agent=agent, of=run.of, phase=MAPPED if is_mapped(told.tags) else None)
 
-    def _enter(self, run_id: UUID, run: Observed) -> None:
-        self._observed[run.scope] = run
-        self._scopes.put(run_id, run.scope)
-        run.scope.enter()
-
-    def _end(self, run_id: UUID, run: Observed, error: BaseException | None) -> None:
-        kind = type(error) if error is not None else None
-        outcome: Outcome = "ok" if error is None else "error" if isinstance(error, Exception) else "cancelled"
-        if error is not None and is_pause(error):
-            outcome = "ok"
-            kind = asyncio.CancelledError  # a tool that is paused has not failed, nor shown how long it takes
+    def _end(self, run_id: UUID, run: Observed, outcome: Outcome, kind: type[BaseException] | None) -> None:
+        self._runs.pop(run_id, None)
         if run.call is not None:
             run.call.__exit__(kind, None, None)
-        self._scopes.end(run_id, outcome)
-        self._observed.pop(run.scope, None)
+        if run.scope is not None:
+            run.scope.end(outcome)
         if run.node_of is not None:
             run.node_of.node_ended(run.sent)
 
