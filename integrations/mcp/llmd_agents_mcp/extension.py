@@ -31,10 +31,13 @@ class LlmdAgentsExtension(Extension):
 
     identifier = META_KEY
 
+    def __init__(self) -> None:
+        self._supported = mcp_is_supported()
+
     async def intercept_tool_call(
         self, params: CallToolRequestParams, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
-        if not mcp_is_supported():
+        if not self._supported:
             return await call_next(ctx)
         call = ServedCall(params.name, ctx.meta)
         async with call:
@@ -48,7 +51,7 @@ class LlmdAgentsExtension(Extension):
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Passes each message on; a list of tools gets what is known of them."""
         result = await call_next(ctx)
-        if ctx.method != "tools/list" or not mcp_is_supported():
+        if ctx.method != "tools/list" or not self._supported:
             return result
         with faults("tools are not described"):
             return _described(result)

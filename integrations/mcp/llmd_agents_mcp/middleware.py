@@ -25,12 +25,15 @@ class LlmdAgentsMiddleware(Middleware):
     server = FastMCP("search", middleware=[LlmdAgentsMiddleware()])
     """
 
+    def __init__(self) -> None:
+        self._supported = fastmcp_is_supported()
+
     async def on_call_tool(
         self,
         context: MiddlewareContext[CallToolRequestParams],
         call_next: CallNext[CallToolRequestParams, ToolResult],
     ) -> ToolResult:
-        if not fastmcp_is_supported():
+        if not self._supported:
             return await call_next(context)
         call = ServedCall(context.message.name, _meta_of(context))
         async with call:
@@ -46,7 +49,7 @@ class LlmdAgentsMiddleware(Middleware):
         call_next: CallNext[ListToolsRequest, Sequence[Tool]],
     ) -> Sequence[Tool]:
         tools = await call_next(context)
-        if not fastmcp_is_supported():
+        if not self._supported:
             return tools
         with faults("tools are not described"):
             return [tool.model_copy(update={"meta": with_hints(tool.meta, tool.name)}) for tool in tools]

@@ -36,7 +36,7 @@ class ServedCall:
     def __init__(self, tool: str, meta: object) -> None:
         self.failed = False
         self._tool = tool
-        self._handed = handed_over(meta)
+        self._meta = meta
         self._run: Run | None = None
         self._token: Token[str | None] | None = None
         self._began = monotonic()
@@ -44,11 +44,12 @@ class ServedCall:
 
     async def __aenter__(self) -> Self:
         with faults("the caller's program is not taken up"):
-            if self._handed is not None and self._handed != _serving.get():
-                run = continue_program({META_KEY: self._handed}, name="mcp")
+            handed = handed_over(self._meta)
+            if handed is not None and handed != _serving.get():
+                run = continue_program({META_KEY: handed}, name="mcp")
                 await run.__aenter__()
                 self._run = run
-                self._token = _serving.set(self._handed)
+                self._token = _serving.set(handed)
         self._began = monotonic()
         return self
 

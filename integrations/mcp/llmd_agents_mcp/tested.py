@@ -14,4 +14,5 @@ def mcp_is_supported() -> bool:
 
 
 def fastmcp_is_supported() -> bool:
-    return is_supported("fastmcp", FASTMCP, adapter=ADAPTER)
+    # The distribution that holds the package; fastmcp itself is that one with its extras.
+    return is_supported("fastmcp-slim", FASTMCP, adapter=ADAPTER)
