@@ -1,8 +1,6 @@
-"""Tells servers how the model calls of a Pydantic AI program belong together.
+"""Tells servers how the model calls of a Pydantic AI program belong together: `ProgramHints` and `hinted`."""
 
-    agent = Agent(model, capabilities=[ProgramHints()])
-"""
-
+from .graph import hinted
 from .program_hints import ProgramHints
 
-__all__ = ["ProgramHints"]
+__all__ = ["ProgramHints", "hinted"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from llmd_agents.client import instrument
 from pydantic_ai.models.fallback import FallbackModel
 from pydantic_ai.models.wrapper import WrapperModel
+
+from llmd_agents.client import instrument
 
 if TYPE_CHECKING:
     from pydantic_ai.models import Model

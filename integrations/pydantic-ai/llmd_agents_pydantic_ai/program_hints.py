@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmd_agents.client import begin_scope, current_scope, is_supported, tool_call
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
+
+from llmd_agents.client import begin_scope, current_scope, is_supported, tool_call
 
 from .conversation import thread_of
 from .model_clients import instrument_model
 from .quietly import Quietly, log
 
 if TYPE_CHECKING:
-    from llmd_agents.client import Scope
     from pydantic_ai import RunContext, ToolDefinition
     from pydantic_ai.capabilities import (
         ValidatedToolArgs,
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from pydantic_ai.output import OutputContext
     from pydantic_ai.run import AgentRunResult
 
+    from llmd_agents.client import Scope
+
 VERSIONS = ">=2.68,<3"
 
 
 @dataclass
 class ProgramHints(AbstractCapability[Any]):
-    """Lets an agent's model calls carry hints, and what its runs, tools and delegates tell of their structure.
+    """Lets an agent's model calls carry hints, with the structure that its runs, tools and delegates have.
 
         agent = Agent("openai:gpt-5", capabilities=[ProgramHints()])
 

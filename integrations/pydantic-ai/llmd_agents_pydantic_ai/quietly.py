@@ -17,10 +17,10 @@ log = logging.getLogger("llmd_agents.pydantic_ai")
 
 
 class Quietly:
-    """A block in one that is made here, if that can be made: what goes wrong with it is logged, at debug level.
+    """Runs its block within another one. What goes wrong with that is logged, at debug level.
 
     Args:
-        make: returns it, or None if there is none. Called when the block is entered.
+        make: returns the other one, or None if there is none. Called when the block is entered.
     """
 
     __slots__ = ("_block", "_make")
