@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 from langchain_core.tracers import context
 from langchain_openai import ChatOpenAI
-from pydantic import SecretStr
 
 from llmd_agents.testing import RecordingServer, recording_server
-from llmd_agents_langchain import hooked, install
-from tests.recorded import ECHO
+from llmd_agents_langchain import install
+from tests.recorded import ECHO, model_of
 
 
 @pytest.fixture
@@ -21,18 +20,8 @@ def server() -> Iterator[RecordingServer]:
 
 @pytest.fixture
 def model(server: RecordingServer) -> Iterator[ChatOpenAI]:
-    clients = hooked()
-    # No connection outlives its event loop, of which a test may have several.
-    alone = {"connection": "close"}
-    yield ChatOpenAI(
-        model="m",
-        base_url=server.base_url,
-        api_key=SecretStr("none"),
-        max_retries=0,
-        default_headers=alone,
-        **clients,
-    )
-    clients["http_client"].close()
+    with model_of(server.base_url) as made:
+        yield made
 
 
 @pytest.fixture
