@@ -51,18 +51,19 @@ def hinted(graph: G) -> G:
 class _HintedGraph(Graph):
     @asynccontextmanager
     async def iter(self, **kwargs: Any) -> AsyncGenerator[GraphRun]:
-        root: Scope | None = None
+        walk: GraphWalk | None = None
 
         def begin() -> Scope:
-            nonlocal root
+            nonlocal walk
             root = begin_scope(self.name or "graph")
+            walk = GraphWalk(self, root)
             return root
 
         with Quietly(begin):
             async with super().iter(**kwargs) as run:
-                if root is not None:
+                if walk is not None:
                     run.__class__ = _HintedRun  # the graph makes its runs itself
-                    cast("_HintedRun", run).walk = GraphWalk(self, root)
+                    cast("_HintedRun", run).walk = walk
                 yield run
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
@@ -41,14 +41,14 @@ class ProgramHints(AbstractCapability[Any]):
     graph. Nothing it does can fail a run or change what is sent besides headers.
     """
 
-    _: KW_ONLY
-
     id: str | None = "llmd-agents"
-    """An agent has one of these: given twice, or for a run besides, it counts once."""
+    """An agent has one capability of an id, so that this one, given twice, counts once."""
 
-    _on: bool = field(default=False, init=False, repr=False)
+    _on: bool = field(default=False, repr=False)
 
-    def __post_init__(self) -> None:
+    # Written out so that the warning about a version names the line that makes the capability.
+    def __init__(self, *, id: str | None = "llmd-agents") -> None:  # noqa: A002  (the framework's name for it)
+        self.id = id
         self._on = is_supported("pydantic-ai-slim", VERSIONS, adapter="llmd-agents-pydantic-ai")
 
     def get_ordering(self) -> CapabilityOrdering:

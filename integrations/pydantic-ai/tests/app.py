@@ -13,7 +13,15 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from llmd_agents.client import end_threads
-from llmd_agents.testing import Line, ProgramGraph, RecordingServer, Reply, ToolCall, recording_server
+from llmd_agents.testing import (
+    Failure,
+    Line,
+    ProgramGraph,
+    RecordingServer,
+    Reply,
+    ToolCall,
+    recording_server,
+)
 from llmd_agents_pydantic_ai import ProgramHints
 
 AnyAgent = Agent[None, Any]
@@ -41,7 +49,7 @@ def agents(server: RecordingServer) -> MakeAgent:
 
 
 @contextmanager
-def served(*lines: Line | Reply | str) -> Iterator[RecordingServer]:
+def served(*lines: Line | Reply | Failure | str) -> Iterator[RecordingServer]:
     """Runs a server; at the end, nothing that was sent may have been refused."""
     with recording_server(*lines) as server:
         yield server

@@ -179,14 +179,14 @@ def test_a_capability_given_twice_counts_once() -> None:
         check(server)
     with served(asks("clerk", "add", a=1, b=2), Line("done", agent="clerk")) as server:
         twice = Agent(model(server), name="clerk", capabilities=[ProgramHints(), ProgramHints(id="another")])
-        twice.tool_plain(add_numbers, name="add")
+        twice.tool_plain(add)
         asyncio.run(by_run(twice))
         graph = server.graph("clerk")
         graph.assert_shape("clerk > clerk")
         assert tools(graph) == [("add", "ok")]
 
 
-def add_numbers(a: int, b: int) -> int:
+def add(a: int, b: int) -> int:
     return a + b
 
 
