@@ -50,3 +50,26 @@ def test_a_step_tells_of_it() -> None:
 
 def test_what_is_declared_stays_so() -> None:
     run(asking=False, declaring=True).assert_shape("plan > fork(2: -) > end")
+
+
+def test_forks_within_a_branch_that_makes_no_step_itself() -> None:
+    with recording_server(Line("fine", times=None)) as server:
+        with instrument(OpenAI(base_url=server.base_url, api_key="k")) as client:
+
+            def ask(scope: Scope, label: str) -> None:
+                with scope.open(agent=label):
+                    client.chat.completions.create(model="m", messages=[{"role": "user", "content": label}])
+
+            with begin_scope("flow") as flow:
+                ask(flow, "plan")
+                outer = flow.fan_out(2)
+                with flow.open(of=outer) as one:
+                    ask(one, "a")
+                with flow.open(of=outer) as other:
+                    inner = other.fan_out(2)
+                    for label in ("b", "c"):
+                        with other.open(of=inner) as part:
+                            ask(part, label)
+                ask(flow, "end")
+        graph = server.graph("flow")
+    graph.assert_edges({"plan": ["a", "b", "c"], "a": ["end"], "b": ["end"], "c": ["end"]})
