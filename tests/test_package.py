@@ -14,6 +14,14 @@ def test_public_names_exist_and_are_sorted() -> None:
         assert len(set(module.__all__)) == len(module.__all__)
 
 
+def test_names_that_are_loaded_when_used_come_in_any_order() -> None:
+    code = (
+        "from llmd_agents.client import current_scope, begin_scope\n"
+        "assert begin_scope('chain').run is not None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_importing_the_client_loads_no_server_and_no_framework() -> None:
     code = "import sys, llmd_agents; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     loaded = set(

@@ -100,9 +100,10 @@ _WHEN_USED = {
 def __getattr__(name: str) -> Any:
     if name not in _WHEN_USED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_WHEN_USED[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    module = import_module(f".{_WHEN_USED[name]}", __name__)
+    # All of them at once: the import has put the module where a function of the same name belongs.
+    globals().update({one: getattr(module, one) for one, at in _WHEN_USED.items() if at == _WHEN_USED[name]})
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
