@@ -11,6 +11,7 @@ from agents.tracing import (
     GuardrailSpanData,
     TaskSpanData,
     TracingProcessor,
+    TurnSpanData,
     get_current_trace,
 )
 
@@ -81,6 +82,10 @@ def _begin_span(span: Span[Any]) -> None:
         return
     data = span.span_data
     outer = open_parts.get(span.parent_id or span.trace_id)
+    if outer is not None and isinstance(data, TurnSpanData) and data.turn > 1:
+        # Only in a first turn are there guardrails. What is in later ones is opened in the agent itself.
+        open_parts.put(span.span_id, outer)
+        return
     if outer is not None:
         part = _part_within(outer, data)
     elif span.parent_id is None and (trace := get_current_trace()) is not None:
@@ -104,7 +109,7 @@ def _part_within(outer: Part, data: Any) -> Part:
 
 def _end_span(span: Span[Any]) -> None:
     part = open_parts.take(span.span_id)
-    if part is None:
+    if part is None or part is open_parts.get(span.parent_id):
         return
     failed = part.end(failed=span.error is not None)
     # How a run ends is told by its last agent: not all that goes wrong is raised within the trace.
