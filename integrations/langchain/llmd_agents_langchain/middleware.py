@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmd_agents.client import begin_scope, current_meta, current_scope, tool_call
+from llmd_agents.client import begin_scope, current_run, current_scope, tool_call
 
 from .marks import agent_of
 from .quietly import quietly
@@ -80,7 +80,7 @@ class LlmdAgentsMiddleware(AgentMiddleware[Any, Any, Any]):
         if RUNS.knows(current_scope()):
             return  # the handler opens the call's scope, and finds the name
         thread = metadata.get("thread_id")
-        if thread is not None or current_meta():
+        if thread is not None or current_run() is not None:
             thread = None if thread is None else str(thread)
             block.enter_context(begin_scope(name or "agent", agent=name, thread=thread))
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmd_agents.client import begin_scope, current_meta, current_scope, tool_call
+from llmd_agents.client import begin_scope, current_run, current_scope, tool_call
 
 from .graph import Graph
 from .marks import agent_of, is_mapped, is_pause, is_sent, sends, superstep
@@ -133,7 +133,7 @@ class Runs:
         if run_id in self._runs:
             return
         outer = self._outer(parent_id)
-        if outer is None and not current_meta():
+        if outer is None and current_run() is None:
             return
         run = Observed(told, outer)
         self._enter(run_id, run)

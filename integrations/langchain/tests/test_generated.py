@@ -20,12 +20,12 @@ class Shape(NamedTuple):
     """A call, or a sequence, branches side by side, a map or a loop of others.
 
     Attributes:
-        count: of a map's items, or of a loop's turns.
+        times: of a map's items, or of a loop's turns.
     """
 
     kind: str
     parts: tuple["Shape", ...] = ()
-    count: int = 0
+    times: int = 0
 
 
 CALL = Shape("call")
@@ -43,7 +43,7 @@ def _above(shapes: st.SearchStrategy[Shape]) -> st.SearchStrategy[Shape]:
 shapes = st.recursive(st.just(CALL), _above, max_leaves=6)
 generated = partial(
     settings,
-    max_examples=25,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -67,13 +67,13 @@ def expected(shape: Shape, path: str = "", within: str = "") -> set[tuple[str, s
                     before = follow(part, f"{path}/{index}", within, before)
                 return before
             case "loop":
-                for turn in range(shape.count):
+                for turn in range(shape.times):
                     before = follow(shape.parts[0], f"{path}/0", f"{within}.{turn}", before)
                 return before
             case "map":
                 ends = [
                     follow(shape.parts[0], f"{path}/0", f"{within}.{item}", before)
-                    for item in range(shape.count)
+                    for item in range(shape.times)
                 ]
             case _:
                 ends = [
@@ -89,9 +89,7 @@ def check(server: RecordingServer, shape: Shape) -> None:
     graph = server.graphs()[-1]
     assert graph.outcome == "ok"
     assert edges(by_text(server, graph)) == expected(shape)
-    side_by_side = [fork.width for fork in graph.forks]
-    assert all(width > 1 for width in side_by_side)
-    assert all(len(fork.branches) == fork.width and fork.joined for fork in graph.forks)
+    assert all(fork.width > 1 and fork.joined for fork in graph.forks)
 
 
 # --- chains: what is passed on is where a call is within
@@ -115,32 +113,28 @@ def chain_of(model: ChatOpenAI, shape: Shape, path: str = "") -> Runnable[str, s
             return branches | RunnableLambda(lambda results: str(results["part0"]))
         case "map":
             items: Runnable[str, list[str]] = RunnableLambda(
-                lambda within: [f"{within}.{item}" for item in range(shape.count)]
+                lambda within: [f"{within}.{item}" for item in range(shape.times)]
             )
             return items | part(0).map() | RunnableLambda(lambda results: results[0].rpartition(".")[0])
     body = part(0)
 
     def turns(within: str) -> str:
-        for turn in range(shape.count):
+        for turn in range(shape.times):
             body.invoke(f"{within}.{turn}")
         return within
 
     async def aturns(within: str) -> str:
-        for turn in range(shape.count):
+        for turn in range(shape.times):
             await body.ainvoke(f"{within}.{turn}")
         return within
 
     return RunnableLambda(turns, aturns)
 
 
-@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream", "astream"])
+@pytest.mark.parametrize("way", ["invoke", "ainvoke", "stream"])
 def test_chains(server: RecordingServer, model: ChatOpenAI, way: str) -> None:
     said: Runnable[Any, Any] = RunnableLambda(lambda _: "begin")
     last: Runnable[Any, Any] = RunnableLambda(lambda _: "end")
-
-    async def astream(chain: Runnable[Any, Any]) -> None:
-        async for _ in chain.astream("", watched()):
-            pass
 
     @given(shapes)
     @generated()
@@ -152,10 +146,8 @@ def test_chains(server: RecordingServer, model: ChatOpenAI, way: str) -> None:
                 chain.invoke("", watched())
             case "ainvoke":
                 asyncio.run(chain.ainvoke("", watched()))
-            case "stream":
-                assert list(chain.stream("", watched()))
             case _:
-                asyncio.run(astream(chain))
+                assert list(chain.stream("", watched()))
         check(server, shape)
 
     run()
@@ -212,7 +204,7 @@ def graph_of(model: ChatOpenAI, shape: Shape, path: str = "") -> Any:
             graph.add_conditional_edges(
                 START,
                 lambda state: [
-                    Send("each", {"within": f"{state['within']}.{item}"}) for item in range(shape.count)
+                    Send("each", {"within": f"{state['within']}.{item}"}) for item in range(shape.times)
                 ],
                 ["each"],
             )
@@ -232,7 +224,7 @@ def graph_of(model: ChatOpenAI, shape: Shape, path: str = "") -> Any:
             graph.add_edge("turn", "body")
             graph.add_edge("body", "after")
             graph.add_conditional_edges(
-                "after", lambda state: "turn" if state["turn"] < shape.count else END, ["turn", END]
+                "after", lambda state: "turn" if state["turn"] < shape.times else END, ["turn", END]
             )
     return graph.compile()
 
