@@ -1,7 +1,8 @@
 """What the adapter adds to a model call: `python -m tests.bench_overhead`, here, prints JSON.
 
-Runs of 8 turns, with a tool each. In both arms they are within a program, and their model is an instrumented client:
-what remains is the adapter's own cost, from the run's beginning to its end, divided by its calls. The arms take turns.
+Runs of 4 turns, with a tool each but the last, within one program. The model is an instrumented client in both
+arms: what differs is the adapter, from a run's beginning to its end, divided by its calls. The arms take turns, in
+a changing order, and what is added is the median of the differences of neighbours.
 """
 
 import asyncio
@@ -18,8 +19,9 @@ from openai import AsyncOpenAI
 from llmd_agents import program
 from llmd_agents_openai_agents import ProgramProcessor, model_provider
 
-TURNS = 8
-RUNS = 150
+TURNS = 4
+RUNS = 300
+WARM_UP = 10
 
 
 @function_tool
@@ -39,14 +41,13 @@ def answer(request: httpx2.Request) -> httpx2.Response:
     return httpx2.Response(200, json={**body, "choices": [choice]})
 
 
-async def timed(options: RunConfig, processors: list[TracingProcessor]) -> float:
+async def timed(options: RunConfig, processor: TracingProcessor) -> float:
     """Returns the seconds that a call took."""
-    set_trace_processors(processors)
+    set_trace_processors([processor])
     agent = Agent[None]("agent", tools=[look_up])
-    async with program("bench"):
-        began = time.perf_counter()
-        result = await Runner.run(agent, "begin", run_config=options)
-        took = time.perf_counter() - began
+    began = time.perf_counter()
+    result = await Runner.run(agent, "begin", run_config=options)
+    took = time.perf_counter() - began
     return took / len(result.raw_responses)
 
 
@@ -60,19 +61,22 @@ class Idle(ProgramProcessor):
 
 async def measure() -> dict[str, float]:
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    async with AsyncOpenAI(base_url="http://127.0.0.1:1/v1", api_key="none", http_client=http) as client:
+    times: dict[str, list[float]] = {"without": [], "with": []}
+    async with (
+        AsyncOpenAI(base_url="http://127.0.0.1:1/v1", api_key="none", http_client=http) as client,
+        program("bench"),
+    ):
         options = RunConfig(model="m", model_provider=model_provider(client, use_responses=False))
-        without: list[float] = []
-        within: list[float] = []
-        for number in range(RUNS):
-            arms = [(Idle(), without), (ProgramProcessor(), within)]
-            for processor, times in arms if number % 2 else reversed(arms):
-                times.append(await timed(options, [processor]))
-    added = statistics.median(within) - statistics.median(without)
+        arms = {"without": Idle(), "with": ProgramProcessor()}
+        for number in range(WARM_UP + RUNS):
+            for arm in sorted(arms, reverse=bool(number % 2)):
+                took = await timed(options, arms[arm])
+                if number >= WARM_UP:
+                    times[arm].append(took)
+    added = [within - without for without, within in zip(*times.values(), strict=True)]
     return {
-        "p50_us_per_call_without": statistics.median(without) * 1e6,
-        "p50_us_per_call_with": statistics.median(within) * 1e6,
-        "p50_us_added_per_call": added * 1e6,
+        **{f"p50_us_per_call_{arm}": statistics.median(each) * 1e6 for arm, each in times.items()},
+        "p50_us_added_per_call": statistics.median(added) * 1e6,
     }
 
 
