@@ -1,8 +1,8 @@
 """What the adapter adds to a model call: `python -m tests.bench_overhead`, here, prints JSON.
 
-Runs of 4 turns, with a tool each but the last, within one program. The model is an instrumented client in both
-arms: what differs is the adapter, from a run's beginning to its end, divided by its calls. The arms take turns, in
-a changing order, and what is added is the median of the differences of neighbours.
+Runs of 4 turns, with a tool each but the last, within one program. The model is an instrumented client in
+both arms: what differs is the adapter, from a run's beginning to its end, divided by its calls. The arms take
+turns, in a changing order, and what is added is the median of the differences of neighbours.
 """
 
 import asyncio
