@@ -109,7 +109,8 @@ def test_a_chain_that_is_cancelled(server: RecordingServer, model: ChatOpenAI) -
         return ""
 
     async def main() -> None:
-        running = asyncio.create_task((say(model, "one") | wait).ainvoke("", watched()))
+        chain: Any = say(model, "one") | wait
+        running = asyncio.create_task(chain.ainvoke("", watched()))
         await begun.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
