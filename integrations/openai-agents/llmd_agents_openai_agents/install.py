@@ -1,7 +1,6 @@
 """What an application calls once, before its first run."""
 
 from agents import OpenAIProvider, add_trace_processor
-from agents.models.openai_provider import shared_http_client
 from openai import AsyncOpenAI
 
 from llmd_agents.client import attach, instrument
@@ -21,6 +20,8 @@ def install() -> None:
     """
     if not sdk_is_supported():
         return
+    from agents.models.openai_provider import shared_http_client
+
     attach(shared_http_client())
     add_trace_processor(ProgramProcessor())
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from agents.tracing import (
-    AgentSpanData,
-    FunctionSpanData,
-    GuardrailSpanData,
-    TaskSpanData,
-    TracingProcessor,
-    TurnSpanData,
-    get_current_trace,
-)
+from agents.tracing import TracingProcessor, get_current_trace
 
 from llmd_agents.client import begin_scope, tool_call
 
@@ -82,7 +74,7 @@ def _begin_span(span: Span[Any]) -> None:
         return
     data = span.span_data
     outer = open_parts.get(span.parent_id or span.trace_id)
-    if outer is not None and isinstance(data, TurnSpanData) and data.turn > 1:
+    if outer is not None and data.type == "turn" and data.turn > 1:
         # Only in a first turn are there guardrails. What is in later ones is opened in the agent itself.
         open_parts.put(span.span_id, outer)
         return
@@ -100,11 +92,12 @@ def _begin_span(span: Span[Any]) -> None:
 
 
 def _part_within(outer: Part, data: Any) -> Part:
-    if isinstance(data, GuardrailSpanData):
+    if data.type == "guardrail":
         return Part(outer.open_guardrail())
-    if isinstance(data, FunctionSpanData):
-        return Part(outer.open_tool(), tool_call(data.name))
-    return Part(outer.open(agent=data.name if isinstance(data, AgentSpanData) else None))
+    if data.type == "function":
+        call = tool_call(data.name)
+        return Part(outer.open_tool(), call)
+    return Part(outer.open(agent=data.name if data.type == "agent" else None))
 
 
 def _end_span(span: Span[Any]) -> None:
@@ -113,7 +106,7 @@ def _end_span(span: Span[Any]) -> None:
         return
     failed = part.end(failed=span.error is not None)
     # How a run ends is told by its last agent: not all that goes wrong is raised within the trace.
-    if isinstance(span.span_data, AgentSpanData | TaskSpanData):
+    if span.span_data.type in ("agent", "task"):
         outer = open_parts.get(span.parent_id or span.trace_id)
         if outer is not None:
             outer.failed = failed
