@@ -20,6 +20,7 @@ def install() -> None:
     """
     if not sdk_is_supported():
         return
+    # Other versions may not have it.
     from agents.models.openai_provider import shared_http_client
 
     attach(shared_http_client())

@@ -3,7 +3,8 @@
 Runs of 4 turns, with a tool each but the last, within one program. The model is an instrumented client in
 both arms: what differs is the adapter, from a run's beginning to its end, divided by its calls. The arms take
 turns, in a changing order, and what is added is the median of the differences of neighbours. As that is small
-beside what the SDK does itself, the time within the adapter is told as well, the run's own beginning and end included.
+beside what the SDK does itself, the time within the adapter is told as well. The beginning and end of a run
+are included in both.
 """
 
 import asyncio

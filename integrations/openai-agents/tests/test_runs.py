@@ -136,16 +136,19 @@ def test_a_trace_of_several_runs_is_one_program() -> None:
     async def main() -> None:
         with trace("review"):
             await Runner.run(Agent[None]("writer"), "begin")
-            await asyncio.gather(*(Runner.run(Agent[None](name), "begin") for name in ("critic", "lawyer")))
+            critic = Agent[None]("critic", handoffs=[Agent[None]("poet")])
+            await asyncio.gather(Runner.run(critic, "begin"), Runner.run(Agent[None]("lawyer"), "begin"))
             await Runner.run(Agent[None]("editor"), "begin")
 
-    with recording_server(*map(says, ("writer", "critic", "lawyer", "editor"))) as server:
+    lines = asks("critic", "transfer_to_poet"), *map(says, ("writer", "poet", "lawyer", "editor"))
+    with recording_server(*lines) as server:
         within(server, main)
         graph = server.graph("review")
     assert edges(graph) == {
         "writer1 > critic1",
         "writer1 > lawyer1",
-        "critic1 > editor1",
+        "critic1 > poet1",
+        "poet1 > editor1",
         "lawyer1 > editor1",
     }
 
