@@ -184,7 +184,7 @@ def test_input_guardrails_run_beside_what_does_not_wait_for_them(
     @function_tool
     async def look_up() -> str:
         tool_is_called.set()
-        return "found"
+        return str((await Runner.run(Agent[None]("finder"), "find it")).final_output)
 
     agent = Agent[None](
         "agent",
@@ -205,6 +205,7 @@ def test_input_guardrails_run_beside_what_does_not_wait_for_them(
         ),
         Line(last_verdict, agent="law"),
         says("manners"),
+        says("finder"),
         asks("agent", "transfer_to_helper"),
         says("helper"),
     ) as server:
@@ -212,7 +213,8 @@ def test_input_guardrails_run_beside_what_does_not_wait_for_them(
         graph = server.graph()
     waits = "helper1" if streamed else "agent2"
     assert edges(graph) == {
-        "agent1 > agent2",
+        "agent1 > finder1",
+        "finder1 > agent2",
         "agent2 > helper1",
         f"law1 > {waits}",
         f"manners1 > {waits}",
