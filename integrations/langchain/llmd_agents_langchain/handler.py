@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 
-from .marks import is_graph, is_streamed, width
+from .marks import FORMATTING, is_graph, is_streamed, width
 from .quietly import quietly
 from .runs import RUNS, Told, agent_name
 from .tested import all_tested
@@ -51,10 +51,15 @@ class LlmdAgentsHandler(BaseCallbackHandler):
         tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         name: str | None = None,
+        run_type: str | None = None,
         **kwargs: Any,
     ) -> None:
         told = Told(name, tags, metadata or {}, width=width(name, inputs))
-        waits = is_streamed(inputs) or (parent_run_id is None and is_graph(told.metadata))
+        waits = (
+            run_type in FORMATTING
+            or is_streamed(inputs)
+            or (parent_run_id is None and is_graph(told.metadata))
+        )
         RUNS.chain_began(run_id, parent_run_id, told, waits=waits)
 
     @quietly

@@ -9,6 +9,8 @@ MAP_KEY: Final = "map:key:"
 SENT: Final = "__pregel_push"
 GRAPH: Final = "langgraph"
 AGENT: Final = "langchain_create_agent"
+FORMATTING: Final = ("prompt", "parser")
+"""Types of runs that run no code of the application's, and rarely anything else."""
 
 Metadata = Mapping[str, Any]
 

@@ -40,7 +40,14 @@ class OfTheStack:
     @property
     def chat_model_params(self) -> dict[str, Any]:
         clients = hooked() if ADAPTER else plain()
-        return {"model": "any", "base_url": BASE_URL, "api_key": "none", "max_retries": 0, **clients}
+        return {
+            "model": "any",
+            "base_url": BASE_URL,
+            "api_key": "none",
+            "max_retries": 0,
+            "stream_usage": True,
+            **clients,
+        }
 
     @property
     def supports_image_inputs(self) -> bool:
