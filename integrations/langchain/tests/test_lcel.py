@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from langchain_core.documents import Document
+from langchain_core.output_parsers import BaseOutputParser, StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_openai import ChatOpenAI
@@ -40,6 +42,30 @@ def test_a_sequence(server: RecordingServer, model: ChatOpenAI, way: str) -> Non
     run(say(model, "one") | say(model, "two") | say(model, "three"), "", way)
     recorded(server).assert_shape("one > two > three")
     assert server.graph().outcome == "ok"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_prompts_and_parsers(server: RecordingServer, model: ChatOpenAI, way: str) -> None:
+    def ask(text: str) -> Runnable[Any, Any]:
+        return ChatPromptTemplate.from_template(text) | model | StrOutputParser()
+
+    class Mended(BaseOutputParser[str]):
+        """A parser that asks a model for help."""
+
+        def parse(self, text: str) -> str:
+            return model.invoke(f"mend {text}").text
+
+    chain = (
+        ask("one {x}")
+        | (lambda text: {"x": text})
+        | RunnableParallel(a=ask("a {x}"), b=ask("b {x}"))
+        | (lambda texts: {"x": "-".join(texts.values())})
+        | ChatPromptTemplate.from_template("{x}")
+        | model
+        | Mended()
+    )
+    run(chain, {"x": "0"}, way)
+    recorded(server).assert_shape("one 0 > fork(a one 0 | b one 0) > a one 0-b one 0 > mend a one 0-b one 0")
 
 
 @pytest.mark.parametrize("way", WAYS)
