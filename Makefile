@@ -1,10 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_OPENAI2 := .venv-openai2
+VENV_FRAMEWORKS := .venv-frameworks
 VENV_VLLM := .venv-vllm
+ADAPTERS := langchain mcp openai-agents pydantic-ai
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-vllm bench-client vllm-demo vllm-effect vllm lint types imports docs docs-contract unit openai2 install format clean
+.PHONY: help demo test test-frameworks test-vllm bench-client bench-adapters vllm-demo vllm-effect vllm lint types imports docs docs-contract unit openai2 install format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +58,22 @@ $(VENV_OPENAI2)/installed: pyproject.toml requirements.txt requirements-openai2.
 bench-client: install  ## Measure what the client costs a call, as JSON
 	@$(BIN)/python -m tests.benchmarks.bench_client
 
+test-frameworks: $(VENV_FRAMEWORKS)/installed  ## Run each agent framework with its adapter
+	@set -e; for adapter in $(ADAPTERS); do echo "integrations/$$adapter"; cd integrations/$$adapter; \
+		../../$(VENV_FRAMEWORKS)/bin/python -m mypy; \
+		../../$(VENV_FRAMEWORKS)/bin/python -m pytest -q -n 2 --dist loadscope; cd ../..; done
+
+bench-adapters: $(VENV_FRAMEWORKS)/installed  ## Measure what each adapter costs a call, as JSON
+	@set -e; for adapter in $(ADAPTERS); do cd integrations/$$adapter; \
+		../../$(VENV_FRAMEWORKS)/bin/python -m tests.bench_overhead; cd ../..; done
+
+# The pins are complete: LlamaIndex's class for OpenAI asks for an openai before 3, and works with 3.
+$(VENV_FRAMEWORKS)/installed: pyproject.toml requirements-frameworks.txt $(ADAPTERS:%=integrations/%/pyproject.toml)
+	$(PYTHON) -m venv $(VENV_FRAMEWORKS)
+	$(VENV_FRAMEWORKS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-r requirements-frameworks.txt -e . $(ADAPTERS:%=-e integrations/%)
+	@touch $@
+
 test-vllm: $(VENV_VLLM)/installed  ## Run real vLLM engines on the CPU with what we add to them
 	@if [ -s $< ]; then cat $<; else cd integrations/vllm && ../../$(VENV_VLLM)/bin/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder; fi
 
@@ -89,4 +107,4 @@ format: install  ## Format the code
 	$(BIN)/ruff format
 
 clean:  ## Remove everything that make has made
-	rm -rf $(VENV) $(VENV_OPENAI2) $(VENV_VLLM) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV_OPENAI2) $(VENV_FRAMEWORKS) $(VENV_VLLM) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

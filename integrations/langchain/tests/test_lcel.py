@@ -59,7 +59,7 @@ def test_prompts_and_parsers(server: RecordingServer, model: ChatOpenAI, way: st
         ask("one {x}")
         | (lambda text: {"x": text})
         | RunnableParallel(a=ask("a {x}"), b=ask("b {x}"))
-        | (lambda texts: {"x": "-".join(texts.values())})
+        | (lambda texts: {"x": "-".join(texts[key] for key in sorted(texts))})
         | ChatPromptTemplate.from_template("{x}")
         | model
         | Mended()
