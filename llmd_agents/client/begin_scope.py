@@ -31,10 +31,12 @@ def begin_scope(
         thread: what later runs have in common that go on from this one, such as a conversation's id. They are
             one program, which is over when it has not been used for ten minutes. The id itself stays here.
     """
-    inside = next((one for one in open_frames() if one.scope is None or not one.scope.ended), None)
-    if inside is not None:
-        outer = inside.scope or _scope_on(inside.branch)
-        return outer.open(kind=kind, agent=agent)
+    frames = [one for one in open_frames() if one.scope is None or not one.scope.ended]
+    if frames:
+        branch = frames[0].branch
+        # A label of the developer's stands between a scope and what is opened in it.
+        around = (one.scope for one in frames if one.scope is not None and one.branch is branch)
+        return (next(around, None) or _scope_on(branch)).open(kind=kind, agent=agent)
     if thread is not None:
         return _scope_on(kept_programs.run(name, thread).root).open(kind=kind, agent=agent)
     run = program(label_of(name) or "unnamed")

@@ -316,6 +316,17 @@ def test_the_current_scope() -> None:
         assert current_scope() is None
 
 
+def test_what_begins_within_a_label_is_part_of_the_scope_around_it(
+    server: RecordingServer, client: OpenAI
+) -> None:
+    with program("labelled") as run, begin_scope("flow") as outer:
+        call(client, outer, "a")
+        with run.label(agent="mine"), begin_scope("inner") as inner:
+            call(client, inner, "b")
+        call(client, outer, "c")
+    assert edges(recorded(server, run.id)) == {("a", "mine"), ("mine", "c")}
+
+
 def test_scopes_that_never_made_a_step_tell_nothing(server: RecordingServer, client: OpenAI) -> None:
     with begin_scope("quiet") as scope:
         call(client, scope, "a")
