@@ -1,6 +1,7 @@
 """What a recording server was told, with steps named by the last message of their calls."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -63,3 +64,12 @@ def name_steps(server: RecordingServer, graph: ProgramGraph) -> ProgramGraph:
 def edges(graph: ProgramGraph) -> Counter[tuple[str, str]]:
     """Returns each edge of the graph, as often as it is there."""
     return Counter((one.label, other.label) for one, other in graph.edges)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Waits for something that will be true soon."""
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("nothing of the kind within 20 s")
