@@ -31,11 +31,17 @@ def begin_scope(
         thread: what later runs have in common that go on from this one, such as a conversation's id. They are
             one program, which is over when it has not been used for ten minutes. The id itself stays here.
     """
-    frames = [one for one in open_frames() if one.scope is None or not one.scope.ended]
+    known = list(open_frames())
+    # What a scope has left running when it ended belongs to what was around it, or else to its program.
+    frames = [one for one in known if one.scope is None or not one.scope.ended] or known[-1:]
     if frames:
         branch = frames[0].branch
         # A label of the developer's stands between a scope and what is opened in it.
-        around = (one.scope for one in frames if one.scope is not None and one.branch is branch)
+        around = (
+            one.scope
+            for one in frames
+            if one.scope is not None and not one.scope.ended and one.branch is branch
+        )
         return (next(around, None) or _scope_on(branch)).open(kind=kind, agent=agent)
     if thread is not None:
         return _scope_on(kept_programs.run(name, thread).root).open(kind=kind, agent=agent)

@@ -327,6 +327,29 @@ def test_what_begins_within_a_label_is_part_of_the_scope_around_it(
     assert edges(recorded(server, run.id)) == {("a", "mine"), ("mine", "c")}
 
 
+def test_what_a_run_of_a_thread_leaves_running_is_part_of_the_thread(
+    server: RecordingServer, client: OpenAI
+) -> None:
+    async def main() -> str:
+        over = asyncio.Event()
+
+        async def rest() -> None:
+            await over.wait()
+            with begin_scope("rest") as scope:
+                call(client, scope, "rest")
+
+        with begin_scope("chat", thread="left running") as outer:
+            call(client, outer, "first")
+            left = asyncio.create_task(rest())
+        over.set()
+        await left
+        return outer.run.id
+
+    program_id = asyncio.run(main())
+    end_threads()
+    assert edges(recorded(server, program_id)) == {("first", "rest")}
+
+
 def test_scopes_that_never_made_a_step_tell_nothing(server: RecordingServer, client: OpenAI) -> None:
     with begin_scope("quiet") as scope:
         call(client, scope, "a")
