@@ -37,6 +37,7 @@ class WorkflowRun:
         self.untraced: list[Place] = []
         self.cancelled = False
         self._workflow = workflow
+        self._steps: dict[str, Any] = {}
         self._steps_for: dict[type[Event], list[str]] = {}
         self._surroundings = current_place.get()
         self._agent = workflow.name if isinstance(workflow, BaseWorkflowAgent) else None
@@ -50,8 +51,11 @@ class WorkflowRun:
         """Returns the steps that an event of this kind starts, each by itself."""
         kind = type(event)
         if kind not in self._steps_for:
-            configs = {name: step._step_config for name, step in self._workflow._get_steps().items()}
-            self._steps_for[kind] = [name for name, config in configs.items() if _starts(kind, config)]
+            # To list the steps takes long: the whole class is searched.
+            self._steps = self._steps or self._workflow._get_steps()
+            self._steps_for[kind] = [
+                name for name, step in self._steps.items() if _starts(kind, step._step_config)
+            ]
         return self._steps_for[kind]
 
     def begin_step(self, name: str, events: list[Event]) -> Place:
