@@ -1,7 +1,7 @@
 """A tool behind MCP that asks a model itself: its calls are steps of the program that calls it.
 
-question → 2 tools side by side in another process, of which one makes 2 steps there → answer: 4 steps, 2 calls
-of tools.
+question → 2 tools side by side in another process, of which one makes 2 steps there → answer:
+4 steps, 2 calls of tools.
 
 pip install 'llmd-agents[mcp]'
 llmd-agents engine --port 8001 &

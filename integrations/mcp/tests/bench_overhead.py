@@ -1,7 +1,7 @@
 """What the adapter adds to a call of a tool: `python -m tests.bench_overhead`, here, prints JSON.
 
-Client and server are in one process, inside a program, and the tool does nothing: what remains is the adapter's
-own cost, of the client's side and of the server's. The arms take turns, call by call, in a changing order.
+Client and server are in one process, inside a program, and the tool does nothing: what remains is the
+adapter's own cost, of the client's side and of the server's. The arms take turns in a changing order.
 """
 
 import asyncio
