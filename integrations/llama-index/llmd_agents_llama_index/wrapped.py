@@ -29,6 +29,11 @@ def _note_collected(event: Event, found: list[Event] | None) -> None:
         place.collected(event, found)
 
 
+@quietly
+def _note_conversation(context: Context[Any] | None) -> None:
+    conversation.set(conversation_of(context))
+
+
 def _sending(method: Callable[..., None]) -> Callable[..., None]:
     @wraps(method)
     def send_event(self: Context[Any], message: Event, step: str | None = None) -> None:
@@ -56,7 +61,8 @@ def _running(method: Callable[..., WorkflowHandler]) -> Callable[..., WorkflowHa
         self: Workflow, ctx: Context[Any] | None = None, start_event: Any = None, **kwargs: Any
     ) -> WorkflowHandler:
         # The run's task is made within, and keeps what is set here.
-        before = conversation.set(conversation_of(ctx))
+        before = conversation.set(None)
+        _note_conversation(ctx)
         try:
             return method(self, ctx, start_event, **kwargs)
         finally:

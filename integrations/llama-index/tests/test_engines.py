@@ -5,10 +5,10 @@ import asyncio
 from llama_index.core import Document, SummaryIndex
 from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.indices.query.query_transform import HyDEQueryTransform
-from llama_index_instrumentation import get_dispatcher
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.query_engine import TransformQueryEngine
 from llama_index.llms.openai import OpenAI
+from llama_index_instrumentation import get_dispatcher
 
 from llmd_agents import program
 from tests.told import edges, name_steps, named, run, say, told
