@@ -42,7 +42,9 @@ class LlmdAgentsExtension(Extension):
         call = ServedCall(params.name, ctx.meta)
         async with call:
             result = await call_next(ctx)
-            call.failed = isinstance(result, CallToolResult) and result.is_error
+            if isinstance(result, CallToolResult):
+                call.failed = bool(result.is_error)
+                call.succeeded = not call.failed
         with faults("a result is not described"):
             if isinstance(result, CallToolResult):
                 return result.model_copy(update={"meta": call.described(result.meta)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastmcp.server.middleware import Middleware
+from fastmcp.tools.base import InputRequiredToolResult
 
 from .declared import with_hints
 from .faults import faults
@@ -38,9 +39,12 @@ class LlmdAgentsMiddleware(Middleware):
         call = ServedCall(context.message.name, _meta_of(context))
         async with call:
             result = await call_next(context)
-            call.failed = getattr(result, "is_error", False) is True
+            if not isinstance(result, InputRequiredToolResult):
+                call.failed = bool(result.is_error)
+                call.succeeded = not call.failed
         with faults("a result is not described"):
-            result.meta = call.described(result.meta)
+            if not isinstance(result, InputRequiredToolResult):
+                result.meta = call.described(result.meta)
         return result
 
     async def on_list_tools(

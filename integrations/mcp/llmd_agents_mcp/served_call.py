@@ -26,7 +26,8 @@ class ServedCall:
     """Model calls made in the block belong to the program that the call's `_meta` hands over, if it does.
 
     Attributes:
-        failed: to be set where the tool has failed without an exception.
+        succeeded: to be set where the tool has given a result; only such calls tell how long it takes.
+        failed: to be set where it has failed without an exception.
 
     Args:
         tool: its name.
@@ -34,6 +35,7 @@ class ServedCall:
     """
 
     def __init__(self, tool: str, meta: object) -> None:
+        self.succeeded = False
         self.failed = False
         self._tool = tool
         self._meta = meta
@@ -63,7 +65,7 @@ class ServedCall:
             if self._run is not None:
                 await self._run.__aexit__(ToolFailed if self.failed else kind, error, trace)
         with faults("a tool's duration is not learned"):
-            if kind is None and not self.failed:
+            if self.succeeded:
                 tool_took(self._tool, self._took)
 
     def described(self, meta: dict[str, Any] | None) -> dict[str, Any]:

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import fastmcp
 import pytest
+from fastmcp import Context as FastContext
+from mcp import Client
+from mcp.server.mcpserver import Context
+from mcp_types import InputRequiredResult
 
 from llmd_agents.client import META_KEY, program
 from llmd_agents.hints import Lifetime, ToolStarted
@@ -93,6 +98,33 @@ def test_what_is_declared_of_a_tool_is_told_and_foretold(client: str, kind: str)
     assert (started.tool, started.expected, started.sigma) == ("search", 3, 0.5)
     assert started.result_lifetime == 60
     assert not isinstance(started.result_lifetime, Lifetime)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_question_to_the_client_is_no_result(kind: str) -> None:
+    """A tool that asks for more input before it goes on: how soon it asks tells nothing."""
+
+    async def main(made: Any) -> Any:
+        client: Any = fastmcp.Client(made) if kind == "fastmcp" else Client(made)
+        async with client:
+            for _ in range(3):
+                asked = await client.session.call_tool("order", {}, allow_input_required=True)
+                assert isinstance(asked, InputRequiredResult)
+            result = await client.session.call_tool("order", {}, request_state=asked.request_state)
+            return result, await listed(client)
+
+    made = server(kind, "http://127.0.0.1:9")
+
+    @made.tool()
+    async def order(ctx: (FastContext if kind == "fastmcp" else Context)) -> Any:  # type: ignore[valid-type]
+        if ctx.request_state is None:
+            return InputRequiredResult(request_state="asked")
+        return "ordered"
+
+    result, tools = asyncio.run(main(made))
+    assert result.content[0].text == "ordered"
+    assert set(result.meta[META_KEY]) == {"duration_ms"}
+    assert META_KEY not in tools["order"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
