@@ -1,8 +1,8 @@
 """What the adapter adds to a model call: `python -m tests.bench_overhead`, here, prints JSON.
 
 Runs of a workflow (three steps, one call each) and an agent (three turns, two tools), within one program,
-with and without the adapter in turn. The model is reached through the same hooked clients in both arms and answers
-in this process, so that what differs is the adapter, from a run's beginning to its end, divided by its calls.
+with and without the adapter in turn. The model is reached through the same hooked clients in both arms and
+answers in this process: what differs is the adapter, from a run's beginning to its end, divided by its calls.
 What is added is the median of the differences of neighbours, in microseconds: by the clock, and of the CPU,
 which what else the machine does disturbs less.
 """
