@@ -66,13 +66,21 @@ class Place:
                 if (origin := origins.get(event)) is not None:
                     origin.tools = tools
             return
-        starts = [name for event, step in sent for name in ([step] if step else self.run.steps_for(event))]
-        fan_out = self.scope.fan_out(len(starts), starts[0] if len(set(starts)) == 1 else None)
-        for event, step in sent:
-            if (origin := origins.get(event)) is not None and (step or self.run.steps_for(event)):
-                origin.fan_out = fan_out
-                if goes_on and len(starts) == 1:
-                    origin.begun = self.run.follow([self.scope], starts[0], [event])
+        starts = [
+            (event, name)
+            for event, step in sent
+            for name in ([step] if step else self.run.routing.steps_for(event))
+        ]
+        if len(starts) == 1 and goes_on:
+            event, name = starts[0]
+            if (origin := origins.get(event)) is not None:
+                origin.begun = self.run.follow(self.scope, name, event)
+        elif len(starts) > 1:
+            names = {name for _, name in starts}
+            fan_out = self.scope.fan_out(len(starts), names.pop() if len(names) == 1 else None)
+            for event, _ in starts:
+                if (origin := origins.get(event)) is not None:
+                    origin.fan_out = fan_out
 
     def take_call(self, tool: str) -> str | None:
         """Returns the id of the call that a tool which begins here was asked for by, if it was."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from llama_index.core.agent.workflow import AgentWorkflow, BaseWorkflowAgent, ToolCall
+from llama_index.core.agent.workflow import (
+    AgentInput,
+    AgentOutput,
+    AgentSetup,
+    AgentWorkflow,
+    BaseWorkflowAgent,
+    ToolCall,
+)
 from llama_index.core.workflow import Event, Workflow
 
 from llmd_agents.client import begin_scope
@@ -12,10 +19,9 @@ from llmd_agents.client import begin_scope
 from .origins import Origin, origins
 from .outcome import outcome_of
 from .place import Place, current_place
+from .routing import routing_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from llmd_agents.client import Scope
 
 
@@ -24,6 +30,7 @@ class WorkflowRun:
 
     Attributes:
         is_agent: whether the workflow is one of LlamaIndex's agents.
+        routing: which steps its events start.
         untraced: places that others go on from without an event of theirs: those that ask a person, whose
             answer comes from outside, and those that return an empty list.
         cancelled: whether the framework tells that it was.
@@ -34,11 +41,9 @@ class WorkflowRun:
 
     def __init__(self, workflow: Workflow, start_event: Event | None, thread: str | None) -> None:
         self.is_agent = isinstance(workflow, (AgentWorkflow, BaseWorkflowAgent))
+        self.routing = routing_of(type(workflow))
         self.untraced: list[Place] = []
         self.cancelled = False
-        self._workflow = workflow
-        self._steps: dict[str, Any] = {}
-        self._steps_for: dict[type[Event], list[str]] = {}
         self._surroundings = current_place.get()
         self._agent = workflow.name if isinstance(workflow, BaseWorkflowAgent) else None
         self.scope = begin_scope(self._agent or type(workflow).__name__, agent=self._agent, thread=thread)
@@ -46,17 +51,6 @@ class WorkflowRun:
         if start_event is not None:
             self._beginning.send(start_event)
         self.scope.enter()
-
-    def steps_for(self, event: Event) -> list[str]:
-        """Returns the steps that an event of this kind starts, each by itself."""
-        kind = type(event)
-        if kind not in self._steps_for:
-            # To list the steps takes long: the whole class is searched.
-            self._steps = self._steps or self._workflow._get_steps()
-            self._steps_for[kind] = [
-                name for name, step in self._steps.items() if _starts(kind, step._step_config)
-            ]
-        return self._steps_for[kind]
 
     def begin_step(self, name: str, events: list[Event]) -> Place:
         """Begins a step that these events start, and enters its scope."""
@@ -77,9 +71,9 @@ class WorkflowRun:
         scope.enter()
         return place
 
-    def follow(self, after: Iterable[Scope], name: str, events: list[Event]) -> Scope:
-        """Opens the scope of a step that is about to begin."""
-        return self.scope.follow(*after, agent=self._agent_of(name, events))
+    def follow(self, after: Scope, name: str, event: Event) -> Scope:
+        """Opens the scope of a step that is about to be started by an event."""
+        return self.scope.follow(after, agent=self._agent_of(name, [event]))
 
     def end(self, result: object, error: BaseException | None) -> None:
         self.scope.end("cancelled" if self.cancelled else outcome_of(error))
@@ -122,19 +116,9 @@ class WorkflowRun:
     def _agent_of(self, name: str, events: list[Event]) -> str | None:
         if not self.is_agent:
             return name
-        named = getattr(events[0], "current_agent_name", None) if events else None
-        if isinstance(named, str):
-            self._agent = named
+        if events and isinstance(events[0], (AgentInput, AgentSetup, AgentOutput)):
+            self._agent = events[0].current_agent_name
         return self._agent
-
-
-def _starts(kind: type[Event], config: Any) -> bool:
-    # Steps that take several events, or all of a list, begin once for many of them.
-    if config.collect_params is not None or config.collection_param is not None:
-        return False
-    if config.accept_event_subclasses:
-        return any(isinstance(one, type) and issubclass(kind, one) for one in config.accepted_events)
-    return any(kind is one for one in config.accepted_events)
 
 
 def _failed_attempt(event: Event) -> Place | None:

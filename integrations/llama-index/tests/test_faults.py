@@ -22,6 +22,7 @@ from llmd_agents_llama_index import (
     origins,
     part,
     place,
+    routing,
     spans,
     tool_round,
     uninstall,
@@ -47,7 +48,8 @@ HOOKS = [
     (spans.OpenSpans, "end"),
     (workflow_run, "begin_scope"),
     (workflow_run.WorkflowRun, "begin_step"),
-    (workflow_run.WorkflowRun, "steps_for"),
+    (workflow_run, "routing_of"),
+    (routing.Routing, "steps_for"),
     (workflow_run.WorkflowRun, "end"),
     (place.Place, "send"),
     (place.Place, "settle"),
@@ -193,16 +195,18 @@ def test_uninstalled_it_leaves_all_as_it_was() -> None:
     assert not wrapped_methods._wrapped
 
 
-def test_methods_that_others_have_wrapped_since_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def other(*_: object) -> None: ...
+def test_methods_that_others_have_wrapped_since_stay() -> None:
+    def other(*_: Any) -> None: ...
 
     uninstall()
     before = Context.send_event
     install()
-    monkeypatch.setattr(Context, "send_event", other)
-    uninstall()
-    assert Context.send_event is other
-    monkeypatch.setattr(Context, "send_event", before)
+    try:
+        Context.send_event = other  # type: ignore[assignment,method-assign]
+        uninstall()
+        assert Context.send_event is other
+    finally:
+        Context.send_event = before  # type: ignore[method-assign]
 
 
 def test_nothing_is_kept_of_what_is_over() -> None:
