@@ -26,8 +26,8 @@ class InLoopSender:
     def idle(self) -> bool:
         return not self._queue and not self._under_way
 
-    def put(self, event: Event, authorization: str | None) -> None:
-        self._queue.append(event)
+    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+        self._queue.append(make())
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._send)
 

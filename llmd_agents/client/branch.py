@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llmd_agents.hints import BranchEnded, ForkPosition, LoopPosition, Outcome
@@ -208,7 +209,7 @@ class Branch:
             self._end_told_at = self._frontier
             told = self.outcome
         run = self.run
-        run.announce(lambda: BranchEnded(program=run.id, at=event_time(), branch=self.id, outcome=told))
+        run.announce(partial(BranchEnded, program=run.id, at=event_time(), branch=self.id, outcome=told))
         with quiet.faults("a branch's end is not noted"):
             self.settle("abandoned" if told == "ok" else told)
             if first and (record := self._record) is not None:

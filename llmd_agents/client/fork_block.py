@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llmd_agents.hints import ForkDeclared, Joined
@@ -109,7 +110,7 @@ class ForkBlock:
         """Tells the servers and observers that what follows waits for the fork."""
         declared, run = self.declared, self._parent.run
         run.announce(
-            lambda: Joined(program=run.id, at=event_time(), branch=declared.branch, fork=declared.fork)
+            partial(Joined, program=run.id, at=event_time(), branch=declared.branch, fork=declared.fork)
         )
         with quiet.faults("a join is not noted"):
             if (record := self._record) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from llmd_agents.hints import ToolFinished, ToolStarted
@@ -43,7 +44,8 @@ class OpenCall:
         )
         run.history.keep(run.history.tools, record)
         run.announce(
-            lambda: ToolStarted(
+            partial(
+                ToolStarted,
                 program=run.id,
                 at=event_time(),
                 branch=branch.id,
@@ -75,7 +77,8 @@ class OpenCall:
         record = self.record
         record.ended, record.outcome = self.history.now(), outcome
         self.run.announce(
-            lambda: ToolFinished(
+            partial(
+                ToolFinished,
                 program=self.run.id,
                 at=event_time(),
                 branch=record.branch,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from llmd_agents.hints import Event
 
@@ -24,7 +24,7 @@ class Outbox:
     def __init__(self) -> None:
         self._credentials: dict[Sender, str | None] = {}
         self._unread: dict[Sender, Mapping[str, str]] = {}
-        self._early: deque[Event] = deque(maxlen=EARLY_EVENTS_MAX)
+        self._early: deque[Callable[[], Event]] = deque(maxlen=EARLY_EVENTS_MAX)
 
     @property
     def dropped(self) -> int:
@@ -40,10 +40,10 @@ class Outbox:
         with guard:
             early = [] if sender in self._credentials else list(self._early)
             self._credentials = {**self._credentials, sender: authorization}
-        for event in early:
-            sender.put(event, authorization)
+        for make in early:
+            sender.put(make, authorization)
 
-    def put(self, event: Event) -> None:
+    def put(self, make: Callable[[], Event]) -> None:
         while self._unread:
             with contextlib.suppress(KeyError):  # another thread reads them too
                 sender, headers = self._unread.popitem()
@@ -51,10 +51,10 @@ class Outbox:
         with guard:
             if len(self._early) < EARLY_EVENTS_MAX:
                 # Kept for a second server that the program may turn to later.
-                self._early.append(event)
+                self._early.append(make)
             credentials = self._credentials
         for sender, authorization in credentials.items():
-            sender.put(event, authorization)
+            sender.put(make, authorization)
 
     def flush(self, timeout: float) -> None:
         """Waits until everything has left, at most `timeout` seconds in all."""

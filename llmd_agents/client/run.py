@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from pydantic import ConfigDict, TypeAdapter
@@ -73,9 +74,13 @@ class Run:
         return self.declared.id
 
     def announce(self, make: Callable[[], Event]) -> None:
-        """Builds and sends an event; what goes wrong with it is logged and nothing else."""
+        """Sends an event; what goes wrong with it is logged and nothing else.
+
+        Args:
+            make: builds it, later and in another thread.
+        """
         with quiet.faults("an event is not sent"):
-            self.outbox.put(make())
+            self.outbox.put(make)
 
     def start(self) -> None:
         self.finished = False
@@ -84,7 +89,7 @@ class Run:
         if self._continues:
             self.root.begin()
         else:
-            self.announce(lambda: ProgramStarted(program=self.id, at=event_time(), declared=self.declared))
+            self.announce(partial(ProgramStarted, program=self.id, at=event_time(), declared=self.declared))
 
     def finish(self, outcome: Outcome = "ok") -> None:
         self.finished = True
@@ -93,7 +98,7 @@ class Run:
         else:
             with quiet.faults("the program's last steps are not settled"):
                 self.root.settle("abandoned" if outcome == "ok" else outcome)
-            self.announce(lambda: ProgramFinished(program=self.id, at=event_time(), outcome=outcome))
+            self.announce(partial(ProgramFinished, program=self.id, at=event_time(), outcome=outcome))
         history = self.history
         history.ended, history.outcome = history.now(), outcome
         tell(lambda observer: observer.program_ended(history))

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -20,6 +20,8 @@ except ModuleNotFoundError:
 
 from llmd_agents.hints import Event, encode_events
 from llmd_agents.hints.limits import EVENTS_PER_BATCH_MAX
+
+from . import quiet
 
 __all__ = ["EventSender", "Sender", "httpx", "sender_for", "use_sender"]
 
@@ -50,8 +52,12 @@ class Sender(Protocol):
         """Whether nothing waits to be sent."""
         ...
 
-    def put(self, event: Event, authorization: str | None) -> None:
-        """Queues an event, to be sent under a credential (the value of an `Authorization` header)."""
+    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+        """Queues an event, to be sent under a credential (the value of an `Authorization` header).
+
+        Args:
+            make: builds the event. As that takes time, the sender does it when nobody waits.
+        """
         ...
 
     def hurry(self) -> None:
@@ -89,13 +95,13 @@ class EventSender:
 
     def restart(self) -> None:
         """Begins anew with an empty queue, as a forked child must: it lacks the parent's thread."""
-        self._queue: deque[tuple[str | None, Event]] = deque()
+        self._queue: deque[tuple[str | None, Callable[[], Event]]] = deque()
         self._changed = threading.Condition()
         self._sending = 0
         self._hurry = False
         self._thread: threading.Thread | None = None
 
-    def put(self, event: Event, authorization: str | None) -> None:
+    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
         """Queues an event, to be sent under a credential (the value of an `Authorization` header)."""
         with self._changed:
             if authorization in self._unwanted:
@@ -103,7 +109,7 @@ class EventSender:
             if len(self._queue) >= QUEUE_MAX:
                 self._queue.popleft()
                 self.dropped += 1
-            self._queue.append((authorization, event))
+            self._queue.append((authorization, make))
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="llmd-agents events", daemon=True)
                 try:
@@ -146,7 +152,7 @@ class EventSender:
                 self._thread = None
                 self._changed.notify_all()
 
-    def _next_batch(self) -> tuple[str | None, list[Event]] | None:
+    def _next_batch(self) -> tuple[str | None, list[Callable[[], Event]]] | None:
         """Waits for events and returns those under one credential; None, at the thread's end, when idle."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._queue, IDLE_SECONDS):
@@ -156,20 +162,27 @@ class EventSender:
             while not self._hurry and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
             authorization = self._queue[0][0]
-            events: list[Event] = []
-            while self._queue and self._queue[0][0] == authorization and len(events) < EVENTS_PER_BATCH_MAX:
-                events.append(self._queue.popleft()[1])
+            makers: list[Callable[[], Event]] = []
+            while self._queue and self._queue[0][0] == authorization and len(makers) < EVENTS_PER_BATCH_MAX:
+                makers.append(self._queue.popleft()[1])
             self._hurry = self._hurry and bool(self._queue)
-            self._sending = len(events)
-            return authorization, events
+            self._sending = len(makers)
+            return authorization, makers
 
-    def _send(self, client: httpx.Client, authorization: str | None, events: list[Event]) -> None:
-        dropped = 0
+    def _send(
+        self, client: httpx.Client, authorization: str | None, makers: list[Callable[[], Event]]
+    ) -> None:
+        events: list[Event] = []
+        for make in makers:
+            with quiet.faults("an event cannot be built"):
+                events.append(make())
+        dropped = len(makers) - len(events)
         try:
-            self._post(client, authorization, events)
+            if events:
+                self._post(client, authorization, events)
         except Exception as error:  # noqa: BLE001  (as above)
             log.debug("%d events not sent to %s: %s", len(events), self.url, error)
-            dropped = len(events)
+            dropped = len(makers)
         with self._changed:
             self.dropped += dropped
             self._sending = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from xxhash import xxh3_128_digest
@@ -251,7 +251,7 @@ def _on_turn(branch: Branch, pending: PendingStep) -> None:
     if digest is not None:
         pending.record.superseded = True
         run = branch.run
-        run.announce(lambda: Superseded(program=run.id, at=event_time(), branch=branch.id, digest=digest))
+        run.announce(partial(Superseded, program=run.id, at=event_time(), branch=branch.id, digest=digest))
 
 
 def _record(pending: PendingStep, started: float) -> StepRecord:

@@ -1,6 +1,6 @@
 """A sender and an observer that keep what a program tells them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Any
@@ -17,8 +17,8 @@ class Listener:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def put(self, event: Event, authorization: str | None) -> None:
-        self.events.append(event)
+    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+        self.events.append(make())
 
     @property
     def idle(self) -> bool:

@@ -81,10 +81,10 @@ def test_nothing_else_is_called_while_state_is_guarded(monkeypatch: pytest.Monke
     held: list[str] = []
 
     class Watching(Listener):
-        def put(self, event: Any, authorization: str | None) -> None:
+        def put(self, make: Callable[[], Any], authorization: str | None) -> None:
             if guard._is_owned():  # type: ignore[attr-defined]
-                held.append(event.type)
-            super().put(event, authorization)
+                held.append(make().type)
+            super().put(make, authorization)
 
     monkeypatch.setattr("llmd_agents.client.implicit.BRANCHES_MAX", 2)
     now = 0.0
@@ -106,11 +106,11 @@ def test_events_from_before_a_server_was_known_reach_it_once() -> None:
     outbox, listener = Outbox(), Listener()
     with program("p") as run:
         pass
-    for event in (first := list(run.outbox._early)):
-        outbox.put(event)
+    for make in (first := list(run.outbox._early)):
+        outbox.put(make)
     outbox.add_sender(listener, {})
     outbox.add_sender(listener, {"authorization": "key"})
-    assert listener.events == first
+    assert listener.events == [make() for make in first]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -330,9 +330,9 @@ class Kept:
     def idle(self) -> bool:
         return self.hurried > 0
 
-    def put(self, event: Event, authorization: str | None) -> None:
+    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
         assert authorization == "Bearer k"
-        self.events.append(event)
+        self.events.append(make())
 
     def hurry(self) -> None:
         self.hurried += 1

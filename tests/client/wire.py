@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -74,8 +74,8 @@ class Wire:
 
     idle = True
 
-    def put(self, event: Event, authorization: str | None) -> None:
-        self.events.append(event)
+    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+        self.events.append(make())
 
     def hurry(self) -> None: ...
 
