@@ -75,6 +75,11 @@ class Branch:
         return ForkPosition(id=fork, index=index, width=width)
 
     @property
+    def index(self) -> int:
+        """Which branch of its fork it is."""
+        return 0 if self._fork is None else self._fork[1]
+
+    @property
     def trail(self) -> Trail:
         if self._trail is None:
             with guard:

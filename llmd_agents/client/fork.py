@@ -97,7 +97,7 @@ class Fork:
     def end(self, branch: Branch, outcome: Outcome) -> None:
         """Ends a branch that somebody else ran."""
         with self._lock:
-            self._open = {index: one for index, one in self._open.items() if one is not branch}
+            self._open.pop(branch.index, None)
         branch.end(outcome)
 
     def _end(self, index: int, branch: Branch, error: type[BaseException] | None) -> None:

@@ -7,8 +7,7 @@ import os
 import threading
 import weakref
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from llmd_agents.hints.limits import PARENTS_MAX
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from .scope import Scope
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """What the next model call is labelled with.
 
     Attributes:

@@ -46,6 +46,30 @@ class Scope:
         owns: whether the branch ends with it.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_agent",
+        "_branch",
+        "_counts",
+        "_entry",
+        "_exit",
+        "_exits",
+        "_fan_outs",
+        "_followed",
+        "_kind",
+        "_loose",
+        "_of",
+        "_open",
+        "_outer",
+        "_owns",
+        "_phase",
+        "_phase_entry",
+        "_shared",
+        "ended",
+        "ends_program",
+        "run",
+    )
+
     def __init__(
         self,
         branch: Branch,
@@ -105,7 +129,7 @@ class Scope:
             phase: scopes of the same phase run side by side; without one those do that overlap.
             of: the fan-out that it belongs to.
         """
-        if (declared := self._declared()) is not None:
+        if (declared := self._declared(current_frame())) is not None:
             return Scope(declared, self, kind=kind, agent=agent)
         over: list[FanOut] = []
         with guard:
@@ -146,7 +170,7 @@ class Scope:
             agent: as for `open`.
             of: the fan-out that it belongs to, in place of what it follows.
         """
-        if (declared := self._declared()) is not None:
+        if (declared := self._declared(current_frame())) is not None:
             return Scope(declared, self, kind=kind, agent=agent)
         branch = of.begin() if of is not None else None
         if branch is None:
@@ -175,7 +199,7 @@ class Scope:
         """
         from .fork_block import ForkBlock
 
-        if width < 2 or self._declared() is not None:
+        if width < 2 or self._declared(current_frame()) is not None:
             return None
         try:
             block = ForkBlock(self._branch, self.run.fork_ids.next(), width, label_of(name), "all")
@@ -189,20 +213,21 @@ class Scope:
         Args:
             forecast: what the application expects after the scope's next step.
         """
-        if self._declared() is not None:
-            return
         inside = current_frame()
+        if self._declared(inside) is not None:
+            return
         declared = inside.declared if inside is not None and inside.scope is not None else inside
-        frame = Frame(self._branch, self._kind, self._agent, forecast, scope=self)
-        if declared is not None and declared.branch.run is self.run:
+        if declared is None or declared.branch.run is not self.run:
+            frame = Frame(self._branch, self._kind, self._agent, forecast, (), self)
+        else:
             frame = Frame(
                 self._branch,
                 declared.kind or self._kind,
                 declared.agent or self._agent,
                 declared.forecast or forecast,
                 declared.after,
-                scope=self,
-                declared=declared,
+                self,
+                declared,
             )
         self._entry = enter_frame(frame)
 
@@ -245,10 +270,11 @@ class Scope:
                 self._exits.append(child._branch.frontier)
             if self._open == 0:
                 # Not the phase's end yet: others of it may follow, where they take turns.
-                self._branch.converge(self._exits, self._phase_entry)
-                self._exits.clear()
+                self._converge()
                 over = [fan_out for fan_out in self._fan_outs if fan_out.complete]
-                self._join(over)
+                for fan_out in over:
+                    fan_out.join()
+                    self._fan_outs.remove(fan_out)
         for fan_out in over:
             fan_out.tell_joined()
 
@@ -263,21 +289,24 @@ class Scope:
 
     def _end_phase(self) -> list[FanOut]:
         """Lets what follows wait for all of the phase; returns the forks whose join is to be told."""
-        self._branch.converge(self._exits, self._phase_entry)
-        self._exits.clear()
-        over = list(self._fan_outs)
-        self._join(over)
+        self._converge()
+        over, self._fan_outs = self._fan_outs, []
+        for fan_out in over:
+            fan_out.join()
         self._phase = None
         return over
 
-    def _join(self, fan_outs: list[FanOut]) -> None:
-        for fan_out in fan_outs:
-            fan_out.join()
-            self._fan_outs.remove(fan_out)
+    def _converge(self) -> None:
+        if self._exits:
+            self._branch.converge(self._exits, self._phase_entry)
+            self._exits = []
 
-    def _declared(self) -> Branch | None:
-        """Returns the branch that the developer has put the calling code on, if it is none of the scope's."""
-        inside = current_frame()
+    def _declared(self, inside: Frame | None) -> Branch | None:
+        """Returns the branch that the developer has put the calling code on, if it is none of the scope's.
+
+        Args:
+            inside: the frame that the code is in.
+        """
         if inside is None or inside.scope is not None:
             return None
         scope: Scope | None = self
