@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .kept_programs import end_threads
     from .marks import mark
     from .open_scopes import OpenScopes
+    from .quiet import faults
     from .run import Run
     from .scope import Scope
     from .supported import is_supported
@@ -57,6 +58,7 @@ __all__ = [
     "declare_tool",
     "end_threads",
     "expected_duration",
+    "faults",
     "instrument",
     "is_supported",
     "mark",
@@ -90,6 +92,7 @@ _WHEN_USED = {
     "declare_tool": "declared_tools",
     "end_threads": "kept_programs",
     "expected_duration": "durations",
+    "faults": "quiet",
     "is_supported": "supported",
     "mark": "marks",
     "tool_took": "durations",

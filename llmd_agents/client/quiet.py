@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ContextDecorator
+from pathlib import PurePath
 
 log = logging.getLogger("llmd_agents.client")
 
 
-class faults:  # noqa: N801  (reads as `contextlib.suppress` does)
-    """Logs what goes wrong in the block, at debug level, and goes on after it."""
+class faults(ContextDecorator):  # noqa: N801  (reads as `contextlib.suppress` does)
+    """Logs what goes wrong in the block, at debug level, and goes on after it.
+
+        with faults("the end of a tool is not noted"):
+            scope.end()
+
+    As a decorator it is for functions that return nothing. Cancellations and `KeyboardInterrupt` pass.
+
+    Args:
+        what: what comes of it.
+    """
 
     __slots__ = ("_what",)
 
@@ -21,5 +32,13 @@ class faults:  # noqa: N801  (reads as `contextlib.suppress` does)
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception):
             return False
-        log.debug("%s: %r", self._what, error)
+        # Not what it says: that may quote a prompt, or what a peer has sent.
+        log.debug("%s: %s at %s", self._what, type(error).__name__, _place(error))
         return True
+
+
+def _place(error: Exception) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{PurePath(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"

@@ -76,7 +76,7 @@ class Background:
             try:
                 work()
             except Exception as error:  # noqa: BLE001  (a broken exporter is no reason to lose the next span)
-                log.debug("span not ended: %r", error)
+                log.debug("span not ended: %s", type(error).__name__)
             with self._changed:
                 self._busy = self._stuck = False
                 self._changed.notify_all()
