@@ -3,7 +3,7 @@ VENV := .venv
 VENV_OPENAI2 := .venv-openai2
 VENV_FRAMEWORKS := .venv-frameworks
 VENV_VLLM := .venv-vllm
-ADAPTERS := langchain mcp openai-agents pydantic-ai
+ADAPTERS := langchain llama-index mcp openai-agents pydantic-ai
 BIN := $(VENV)/bin
 
 .PHONY: help demo test test-frameworks test-vllm bench-client bench-adapters vllm-demo vllm-effect vllm lint types imports docs docs-contract unit openai2 install format clean
