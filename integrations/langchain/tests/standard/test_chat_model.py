@@ -1,13 +1,14 @@
-"""LangChain's own tests of chat models, against router and embedded engines.
+"""LangChain's own tests of chat models, against router and embedded engines, and against a scripted model.
 
 `test_standard.py` runs them with and without the adapter.
 """
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
@@ -16,9 +17,13 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 from llmd_agents_langchain import hooked, install
 
 ADAPTER = os.environ.get("LLMD_AGENTS_TESTED_WITH") == "adapter"
-BASE_URL = os.environ.get("LLMD_AGENTS_TESTED_AT", "http://127.0.0.1:1/v1")
+NOBODY = "http://127.0.0.1:1/v1"
 
 pytestmark = pytest.mark.filterwarnings("default")
+
+Detail = Literal[
+    "audio_input", "audio_output", "reasoning_output", "cache_read_input", "cache_creation_input"
+]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -32,7 +37,11 @@ def plain() -> dict[str, Any]:
     return {"http_client": DefaultHttpxClient(), "http_async_client": DefaultAsyncHttpxClient()}
 
 
-class OfTheStack:
+class OfChatOpenAI:
+    """What LangChain's own package claims of it, but for pictures and the like: their tests need the web."""
+
+    base_url = NOBODY
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatOpenAI
@@ -42,7 +51,7 @@ class OfTheStack:
         clients = hooked() if ADAPTER else plain()
         return {
             "model": "any",
-            "base_url": BASE_URL,
+            "base_url": self.base_url,
             "api_key": "none",
             "max_retries": 0,
             "stream_usage": True,
@@ -50,13 +59,51 @@ class OfTheStack:
         }
 
     @property
-    def supports_image_inputs(self) -> bool:
-        return False
+    def model_override_value(self) -> str:
+        return "other"
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
+    @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
 
 
-class TestUnit(OfTheStack, ChatModelUnitTests):
+class TestUnit(OfChatOpenAI, ChatModelUnitTests):
     """Those that need no server."""
 
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        env = {"OPENAI_API_KEY": "key", "OPENAI_API_BASE": NOBODY, "OPENAI_ORG_ID": "org"}
+        told = {"openai_api_key": "key", "openai_api_base": NOBODY, "openai_organization": "org"}
+        return env, {"model": "any"}, told
 
-class TestIntegration(OfTheStack, ChatModelIntegrationTests):
-    """Those that call one."""
+
+class TestStack(OfChatOpenAI, ChatModelIntegrationTests):
+    """Those that call one: router and embedded engines, which call no tools and follow no schema."""
+
+    base_url = os.environ.get("LLMD_AGENTS_TESTED_STACK", NOBODY)
+
+
+class TestScripted(OfChatOpenAI, ChatModelIntegrationTests):
+    """The same against a model that does."""
+
+    base_url = os.environ.get("LLMD_AGENTS_TESTED_SCRIPTED", NOBODY)
+
+    @property
+    def supported_usage_metadata_details(self) -> dict[Literal["invoke", "stream"], list[Detail]]:
+        details: list[Detail] = ["reasoning_output", "cache_read_input"]
+        return {"invoke": details, "stream": details}
+
+    def invoke_with_reasoning_output(self, *, stream: bool = False) -> AIMessage:
+        model = self.chat_model_class(**self.chat_model_params)
+        if not stream:
+            return model.invoke("hello")
+        first, *others = model.stream("hello")
+        whole = sum(others, first)
+        assert isinstance(whole, AIMessageChunk)
+        return whole
+
+    invoke_with_cache_read_input = invoke_with_reasoning_output
