@@ -42,6 +42,7 @@ class ForkBlock:
             width=width,
             name=name,
             parents=parent.frontier[-PARENTS_MAX:],
+            position=parent.fork,
         )
         check_join(join, width)
         self._parent = parent

@@ -14,7 +14,7 @@ from .errors import UnreadableHints, first_problem
 from .fields import Contract, Digest, FanOut, Id, Name, Seconds, Sigma, Timestamp, Word
 from .header import VERSION, Rejection
 from .limits import EVENTS_BODY_MAX_BYTES, EVENTS_PER_BATCH_MAX, PARENTS_MAX
-from .models import Lifetime, Program
+from .models import ForkPosition, Lifetime, Program
 
 EVENTS_PATH = "/v1/agent/events"
 
@@ -90,6 +90,8 @@ class ForkDeclared(Contract):
     """What they do."""
     parents: Annotated[tuple[Id, ...], Field(max_length=PARENTS_MAX), FailFast()] = ()
     """Steps and forks that the branches depend on."""
+    position: ForkPosition | None = None
+    """Which child of which fork `branch` itself is: there may be no step on it that says so."""
 
 
 class BranchEnded(Contract):

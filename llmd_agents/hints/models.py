@@ -39,7 +39,7 @@ class Program(Contract):
 
 
 class ForkPosition(Contract):
-    """Which child of which fork a step's branch is."""
+    """Which child of which fork a branch is."""
 
     id: Id
     """The fork."""

@@ -9,6 +9,7 @@ from llmd_agents.hints import (
     BranchEnded,
     Event,
     ForkDeclared,
+    ForkPosition,
     Joined,
     Program,
     ProgramFinished,
@@ -29,6 +30,9 @@ ONE_OF_EACH: list[Event] = [
     ToolStarted(program="p", at=2.0, call="t1", tool="search", expected=5.0, result_lifetime=60.0),
     ToolFinished(program="p", at=3.0, call="t1", tool="search"),
     ForkDeclared(program="p", at=4.0, fork="f1", width=8, name="grade", parents=("s1",)),
+    ForkDeclared(
+        program="p", at=4.5, branch="f1.0", fork="f2", width=2, position=ForkPosition(id="f1", index=0, width=8)
+    ),
     BranchEnded(program="p", at=5.0, branch="f1.0", outcome="cancelled"),
     Joined(program="p", at=6.0, fork="f1"),
     Superseded(program="p", at=7.0, digest=bytes(range(16))),
