@@ -31,7 +31,12 @@ ONE_OF_EACH: list[Event] = [
     ToolFinished(program="p", at=3.0, call="t1", tool="search"),
     ForkDeclared(program="p", at=4.0, fork="f1", width=8, name="grade", parents=("s1",)),
     ForkDeclared(
-        program="p", at=4.5, branch="f1.0", fork="f2", width=2, position=ForkPosition(id="f1", index=0, width=8)
+        program="p",
+        at=4.5,
+        branch="f1.0",
+        fork="f2",
+        width=2,
+        position=ForkPosition(id="f1", index=0, width=8),
     ),
     BranchEnded(program="p", at=5.0, branch="f1.0", outcome="cancelled"),
     Joined(program="p", at=6.0, fork="f1"),
