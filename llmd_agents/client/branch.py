@@ -21,6 +21,7 @@ from .trail import Trail
 if TYPE_CHECKING:
     from .asked import AskedTools
     from .join import Join
+    from .open_call import OpenCall
     from .run import Run
     from .scope import Scope
 
@@ -94,6 +95,19 @@ class Branch:
             with guard:
                 self._asked = self._asked or AskedTools(self)
         return self._asked
+
+    def adopt(self, tool: str, call_id: str | None) -> OpenCall | None:
+        """Returns the call that a tool now runs, if an answer here, or on what was forked, asked for it.
+
+        Args:
+            call_id: which one, where the caller knows; otherwise the oldest of the tool.
+        """
+        branch: Branch | None = self
+        while branch is not None:
+            if branch._asked is not None and (call := branch._asked.adopt(tool, call_id)) is not None:
+                return call
+            branch = branch.parent
+        return None
 
     @property
     def frontier(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from llmd_agents import hints
@@ -125,6 +126,16 @@ def declare_tool(
 
 def declared_tool(name: str) -> DeclaredTool | None:
     return _declared.get(name) or _told.get(name)
+
+
+@lru_cache(maxsize=TOOLS_MAX)
+def undeclared_tool(name: str) -> DeclaredTool:
+    """Returns a tool of which nothing is declared.
+
+    Raises:
+        ValueError: if that cannot be its name.
+    """
+    return declaration(name, None, None, None)
 
 
 def expectation(tool: DeclaredTool) -> tuple[float | None, float | None]:

@@ -35,6 +35,9 @@ OBSERVATIONS_MIN: Final = 3
 TOOLS_MAX: Final = 1024
 """Of more tools those are forgotten that have not run for longest."""
 
+SHARE: Final = 16
+"""What to expect is computed anew once so large a part of the observations (a sixteenth) is newer."""
+
 CENTROIDS_MAX: Final = 32
 MEMORY: Final = 256
 """Observations of a tool past which the older half of the weight fades, so that a change is noticed."""
@@ -65,11 +68,26 @@ class Expected:
         return math.log(max(median_s, SHORTEST_S) / max(self.median_s, SHORTEST_S))
 
 
+@dataclass(slots=True)
+class _Tool:
+    """What is kept of one tool.
+
+    Attributes:
+        digest: of ln(seconds).
+        expected: as last computed; None if it never was.
+        newer: observations since then.
+    """
+
+    digest: TDigest
+    expected: Expected | None = None
+    newer: int = 0
+
+
 class ToolDurations:
     """Learned durations by tool name. Bounded, safe to use from several threads; nothing here ever raises."""
 
     def __init__(self) -> None:
-        self._tools: OrderedDict[str, TDigest] = OrderedDict()
+        self._tools: OrderedDict[str, _Tool] = OrderedDict()
         self._lock = threading.RLock()
 
     def observe(self, name: str, seconds: float) -> None:
@@ -80,23 +98,27 @@ class ToolDurations:
             name = tool_name(name)
             value = math.log(min(max(seconds, SHORTEST_S), SECONDS_MAX))
             with self._lock:
-                digest = self._tools.get(name)
-                if digest is None:
-                    digest = self._keep(name, _digest())
-                elif digest.mass() >= MEMORY:
-                    digest = self._keep(name, _faded(digest))
-                digest.update(value)
+                tool = self._tools.get(name)
+                if tool is None:
+                    tool = self._tools[name] = _Tool(_digest())
+                    if len(self._tools) > TOOLS_MAX:
+                        self._tools.popitem(last=False)
+                elif tool.digest.mass() >= MEMORY:
+                    tool.digest = _faded(tool.digest)
+                tool.digest.update(value)
+                tool.newer += 1
                 self._tools.move_to_end(name)
 
     def expect(self, name: str) -> Expected | None:
         """Returns what was learned of a tool; None before `OBSERVATIONS_MIN` observations."""
         with quiet.faults("a tool's duration is not told"), self._lock:
-            digest = self._tools.get(tool_name(name))
-            if digest is None or (samples := round(digest.mass())) < OBSERVATIONS_MIN:
+            tool = self._tools.get(tool_name(name))
+            if tool is None:
                 return None
-            low, median, high = digest.quantile_vec([0.16, 0.5, 0.84])
-            variance = (samples * ((high - low) / 2) ** 2 + 2 * SIGMA_UNKNOWN**2) / (samples + 2)
-            return Expected(round(math.exp(median), 3), round(math.sqrt(variance), 3), samples)
+            known = tool.expected
+            if known is None or tool.newer > known.samples // SHARE:
+                tool.expected, tool.newer = _expected(tool.digest), 0
+            return tool.expected
         return None
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -111,7 +133,7 @@ class ToolDurations:
         try:
             self.load(path)
             with self._lock:
-                found = {name: digest.centroids for name, digest in self._tools.items()}
+                found = {name: tool.digest.centroids for name, tool in self._tools.items()}
             write(Path(path), found)
         except Exception as error:  # noqa: BLE001  (what was learned is a convenience)
             log.warning("tool durations are not saved to %s: %s", path, error)
@@ -128,21 +150,24 @@ class ToolDurations:
             with self._lock:
                 for name, centroids in found.items():
                     if name not in self._tools and len(self._tools) < TOOLS_MAX:
-                        self._tools[name] = _restored(centroids)
+                        self._tools[name] = _Tool(_restored(centroids))
         except FileNotFoundError:
             return
         except Exception as error:  # noqa: BLE001  (as above)
             log.warning("tool durations are not read from %s: %s", path, error)
 
-    def _keep(self, name: str, digest: TDigest) -> TDigest:
-        self._tools[name] = digest
-        if len(self._tools) > TOOLS_MAX:
-            self._tools.popitem(last=False)
-        return digest
-
     def _unlock(self) -> None:
         # In a forked child: a thread that it does not have may have held the lock.
         self._lock = threading.RLock()
+
+
+def _expected(digest: TDigest) -> Expected | None:
+    samples = round(digest.mass())
+    if samples < OBSERVATIONS_MIN:
+        return None
+    low, median, high = digest.quantile_vec([0.16, 0.5, 0.84])
+    variance = (samples * ((high - low) / 2) ** 2 + 2 * SIGMA_UNKNOWN**2) / (samples + 2)
+    return Expected(round(math.exp(median), 3), round(math.sqrt(variance), 3), samples)
 
 
 def _digest() -> TDigest:

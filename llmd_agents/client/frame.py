@@ -73,10 +73,8 @@ class Entry:
 
 
 def _running() -> asyncio.Task[object] | threading.Thread:
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
+    loop = asyncio._get_running_loop()  # `current_task` would raise an exception where there is none
+    task = asyncio.current_task(loop) if loop is not None else None
     return task or threading.current_thread()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from . import quiet
 from .clock import monotonic
-from .declared_tools import DeclaredTool, Duration, declaration, declare, declared_tool
+from .declared_tools import DeclaredTool, Duration, declaration, declare, declared_tool, undeclared_tool
 from .durations import tool_durations
 from .frame import current_frame
 from .outcome import outcome_of
@@ -94,14 +94,11 @@ class ToolCall:
         return True
 
     def _begin(self, branch: Branch) -> OpenCall:
+        adopted = branch.adopt(self._tool.name, self._call_id)
+        if adopted is not None:
+            return adopted
         from .open_call import OpenCall
 
-        asking: Branch | None = branch
-        while asking is not None:
-            adopted = asking.asked.adopt(self._tool.name, self._call_id)
-            if adopted is not None:
-                return adopted
-            asking = asking.parent
         return OpenCall.begin(branch, branch.run.call_ids.next(), self._tool)
 
 
@@ -130,10 +127,10 @@ def tool_call(
     Raises:
         ValueError: naming the argument that has no meaning.
     """
-    tool = declaration(name, expected, sigma, result_lifetime)
-    if expected is None and result_lifetime is None:
-        tool = declared_tool(name) or tool
+    if expected is None and sigma is None and result_lifetime is None:
+        tool = declared_tool(name) or undeclared_tool(name)
     else:
+        tool = declaration(name, expected, sigma, result_lifetime)
         declare(tool)
     return ToolCall(tool, call_id, takes_in=True)
 

@@ -87,7 +87,7 @@ def test_memory_is_bounded(learned: ToolDurations) -> None:
     assert learned.expect("used all the time") is not None
     for _ in range(5_000):
         learned.observe("t", random.Random(2).random())
-    assert learned._tools["t"].n_centroids <= CENTROIDS_MAX
+    assert learned._tools["t"].digest.n_centroids <= CENTROIDS_MAX
 
 
 def test_several_threads(learned: ToolDurations) -> None:
@@ -102,7 +102,7 @@ def test_several_threads(learned: ToolDurations) -> None:
     for thread in threads:
         thread.join()
     # 8 x 34 of the first, of which the older ones have faded once.
-    assert {name: digest.mass() for name, digest in learned._tools.items()} == {
+    assert {name: tool.digest.mass() for name, tool in learned._tools.items()} == {
         "t0": MEMORY / 2 + 8 * 34 - MEMORY,
         "t1": MEMORY / 2 + 8 * 33 - MEMORY,
         "t2": MEMORY / 2 + 8 * 33 - MEMORY,
