@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic_graph import EndMarker, Graph, GraphRun, Join, Step
 from pydantic_graph.step import NodeStep
 
-from llmd_agents.client import begin_scope, is_supported
+from llmd_agents.client import begin_scope, faults, is_supported
 
 from .graph_walk import GraphWalk
-from .quietly import Quietly, log
+from .quietly import Quietly
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -78,10 +78,8 @@ class _HintedRun(GraphRun):
         finally:
             _walk.reset(token)
         if not isinstance(found, EndMarker):
-            try:
+            with faults("a graph's tasks are not noted"):
                 self.walk.told(found)
-            except Exception as error:  # noqa: BLE001  (whatever it is, the run goes on)
-                log.debug("a graph's tasks are not noted: %r", error)
         return found
 
 
@@ -119,10 +117,8 @@ def _observed_join(join: Join) -> Join:
         value = join.reduce(ctx, current, inputs)
         walk = _walk.get()
         if walk is not None:
-            try:
+            with faults("what a join takes in is not noted"):
                 walk.reduced(join.id, inputs, value)
-            except Exception as error:  # noqa: BLE001  (as above)
-                log.debug("what a join takes in is not noted: %r", error)
         return value
 
     return Join(

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.capabilities import AbstractCapability, CapabilityOrdering
 
-from llmd_agents.client import begin_scope, current_scope, is_supported, tool_call
+from llmd_agents.client import begin_scope, current_scope, faults, is_supported, tool_call
 
 from .conversation import thread_of
 from .model_clients import instrument_model
-from .quietly import Quietly, log
+from .quietly import Quietly
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from pydantic_ai import RunContext, ToolDefinition
     from pydantic_ai.capabilities import (
         ValidatedToolArgs,
@@ -57,10 +59,8 @@ class ProgramHints(AbstractCapability[Any]):
 
     def get_wrapper_model(self, model: Model) -> None:
         if self._on:
-            try:
+            with faults("a model's client is not instrumented"):
                 instrument_model(model)
-            except Exception as error:  # noqa: BLE001  (whatever it is, the call goes out)
-                log.debug("a model's client is not instrumented: %r", error)
 
     async def wrap_run(self, ctx: RunContext[Any], *, handler: WrapRunHandler) -> AgentRunResult[Any]:
         if not self._on or ctx.realtime:
@@ -79,7 +79,7 @@ class ProgramHints(AbstractCapability[Any]):
     ) -> Any:
         if not self._on:
             return await handler(args)
-        with Quietly(_open_scope), Quietly(lambda: tool_call(call.tool_name, call_id=call.tool_call_id)):
+        with Quietly(lambda: _Tool(call)):
             return await handler(args)
 
     async def wrap_output_process(
@@ -93,7 +93,7 @@ class ProgramHints(AbstractCapability[Any]):
         call = output_context.tool_call
         if not self._on or call is None or ctx.partial_output:
             return await handler(output)
-        with Quietly(_open_scope), Quietly(lambda: tool_call(call.tool_name, call_id=call.tool_call_id)):
+        with Quietly(lambda: _Tool(call)):
             return await handler(output)
 
 
@@ -102,7 +102,26 @@ def _begin_run(ctx: RunContext[Any]) -> Scope:
     return begin_scope(name, agent=name, thread=thread_of(ctx))
 
 
-def _open_scope() -> Scope | None:
-    """Returns a scope for a tool, in which other agents may run, within the run that calls it."""
-    scope = current_scope()
-    return scope.open() if scope is not None else None
+class _Tool:
+    """The block of a call of a tool, in a scope of its own: other agents may run in it."""
+
+    __slots__ = ("_call", "_scope")
+
+    def __init__(self, call: ToolCallPart) -> None:
+        self._call = tool_call(call.tool_name, call_id=call.tool_call_id)
+        around = current_scope()
+        self._scope = around.open() if around is not None else None
+
+    def __enter__(self) -> None:
+        if self._scope is not None:
+            self._scope.enter()
+        self._call.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._call.__exit__(kind, error, trace)
+        finally:
+            if self._scope is not None:
+                self._scope.__exit__(kind, error, trace)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from pydantic_ai.exceptions import ApprovalRequired, CallDeferred, SkipToolExecution
 
+from llmd_agents.client import faults
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
-
-log = logging.getLogger("llmd_agents.pydantic_ai")
 
 
 class Quietly:
@@ -30,13 +29,11 @@ class Quietly:
         self._block: AbstractContextManager[Any] | None = None
 
     def __enter__(self) -> None:
-        try:
+        with faults("no hints for a part of a run"):
             block = self._make()
             if block is not None:
                 block.__enter__()
             self._block = block
-        except Exception as error:  # noqa: BLE001  (whatever it is, the run goes on)
-            log.debug("no hints for a part of a run: %r", error)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -47,7 +44,5 @@ class Quietly:
             kind = error = trace = None  # how a hook gives a tool's result in its place
         elif kind is not None and issubclass(kind, CallDeferred | ApprovalRequired):
             kind = asyncio.CancelledError  # not done here: it neither failed nor took that long
-        try:
+        with faults("the end of a part of a run is not noted"):
             self._block.__exit__(kind, error, trace)
-        except Exception as fault:  # noqa: BLE001  (as above)
-            log.debug("the end of a part of a run is not noted: %r", fault)
