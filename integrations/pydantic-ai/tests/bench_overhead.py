@@ -1,26 +1,38 @@
 """What the adapter adds to a model call: `python -m tests.bench_overhead`, here, prints JSON.
 
-Runs of 8 turns, with a tool each. In both arms they are within a program, and their model's HTTP client sends
-hints: what remains is the adapter's own cost, from the run's beginning to its end, divided by its calls. The
-arms take turns. Counted is the CPU's time, in which a busy machine shows less.
+Runs of 4 turns, with a tool each but the last, within one program: without any capability, with one that does
+nothing, and with the adapter's, in turn. The model is reached through the same hooked client in all arms and
+answers in this process: what differs is the capability, from a run's beginning to its end, divided by its
+calls. What is added is the median of the differences of neighbours, in microseconds: by the clock, and of the
+CPU, which what else the machine does disturbs less.
 """
 
 import asyncio
+import gc
 import json
 import statistics
+import sys
 import time
 from typing import Any
 
 import httpx2
 from pydantic_ai import Agent
+from pydantic_ai.capabilities import AbstractCapability
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 from llmd_agents import attach, program
 from llmd_agents_pydantic_ai import ProgramHints
 
-TURNS = 8
-RUNS = 150
+TURNS = 4
+WARM_UP = 5
+COLLECT_EVERY = 10
+
+CLOCKS = {"": time.perf_counter, "cpu_": time.thread_time}
+
+
+class Idle(AbstractCapability[Any]):
+    """A capability that is asked, and does nothing."""
 
 
 def answer(request: httpx2.Request) -> httpx2.Response:
@@ -39,35 +51,51 @@ async def look_up() -> str:
     return "found"
 
 
-async def timed(agent: Agent) -> float:
-    """Returns the seconds of CPU that a call took."""
-    async with program("bench"):
-        began = time.thread_time()
-        result = await agent.run("begin")
-        took = time.thread_time() - began
-    return took / result.usage.requests
+async def timed(agent: Agent) -> dict[str, float]:
+    """Returns what a call took, in microseconds, by each clock."""
+    began = {name: clock() for name, clock in CLOCKS.items()}
+    result = await agent.run("begin")
+    took = {name: clock() - began[name] for name, clock in CLOCKS.items()}
+    assert result.usage.requests == TURNS
+    return {name: seconds / TURNS * 1e6 for name, seconds in took.items()}
 
 
-async def measure() -> dict[str, float]:
+async def measure(runs: int) -> dict[str, float]:
     http = attach(httpx2.AsyncClient(transport=httpx2.MockTransport(answer)))
     provider = OpenAIProvider(base_url="http://127.0.0.1:1/v1", api_key="none", http_client=http)
     model = OpenAIChatModel("m", provider=provider)
-    plain = Agent(model, name="agent", tools=[look_up])
-    hinted = Agent(model, name="agent", tools=[look_up], capabilities=[ProgramHints()])
-    without: list[float] = []
-    within: list[float] = []
-    async with http:
-        for number in range(RUNS):
-            arms = [(plain, without), (hinted, within)]
-            for agent, times in arms if number % 2 else reversed(arms):
-                times.append(await timed(agent))
-    added = statistics.median(within) - statistics.median(without)
-    return {
-        "p50_us_per_call_without": statistics.median(without) * 1e6,
-        "p50_us_per_call_with": statistics.median(within) * 1e6,
-        "p50_us_added_per_call": added * 1e6,
+    with_each: dict[str, list[AbstractCapability[Any]]] = {
+        "without": [],
+        "idle": [Idle()],
+        "added": [ProgramHints()],
     }
+    arms = {
+        arm: Agent(model, name="agent", tools=[look_up], capabilities=given)
+        for arm, given in with_each.items()
+    }
+    took: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    names = list(arms)
+    gc.disable()
+    async with http, program("bench"):
+        for turn in range(WARM_UP + runs):
+            if turn % COLLECT_EVERY == 0:
+                gc.collect()
+            first = turn % len(names)
+            for arm in (*names[first:], *names[:first]):
+                took[arm].append(await timed(arms[arm]))
+    report = {}
+    for name in CLOCKS:
+        without, idle, hinted = ([one[name] for one in took[arm][WARM_UP:]] for arm in names)
+        report[f"{name}p50_without_us"] = round(statistics.median(without), 1)
+        for arm, found in (("idle_", idle), ("", hinted)):
+            more = [one - other for one, other in zip(found, without, strict=True)]
+            report[f"{name}p50_{arm}added_us"] = round(statistics.median(more), 1)
+    return report
+
+
+def main(runs: int = 120) -> None:
+    print(json.dumps(asyncio.run(measure(runs))))
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: round(value, 1) for name, value in asyncio.run(measure()).items()}))
+    main(*map(int, sys.argv[1:]))
