@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from llama_index.core.workflow import Event
+from llama_index.core.workflow import Event
 
+if TYPE_CHECKING:
     from llmd_agents.client import FanOut, Scope
 
     from .place import Place
@@ -41,12 +40,21 @@ class Origin:
     set_aside: Place | None = None
 
 
+class _Reference(weakref.ref[Event]):
+    """To an event, which is no key itself: it equals others, and may change."""
+
+    __slots__ = ("key",)
+    key: int
+
+
 class Origins:
-    """The origin of each event that somebody still refers to; of more than `ORIGINS_MAX`, of the latest."""
+    """The origin of each event that somebody still refers to; of more than `ORIGINS_MAX`, of the latest.
+
+    It needs no lock: no two live events have one key, and each change is a single one of the dictionary's.
+    """
 
     def __init__(self) -> None:
-        self._origins: OrderedDict[int, tuple[weakref.ref[Event], Origin]] = OrderedDict()
-        self._lock = threading.RLock()  # the garbage collector may forget an event within a locked section
+        self._origins: OrderedDict[int, tuple[_Reference, Origin]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._origins)
@@ -56,19 +64,15 @@ class Origins:
         return found[1] if found is not None and found[0]() is event else None
 
     def put(self, event: Event, origin: Origin) -> None:
-        key = id(event)
+        reference = _Reference(event, self._forget)
+        reference.key = key = id(event)
+        self._origins.pop(key, None)
+        self._origins[key] = reference, origin
+        if len(self._origins) > ORIGINS_MAX:
+            self._origins.popitem(last=False)
 
-        def forget(gone: weakref.ref[Event]) -> None:
-            with self._lock:
-                found = self._origins.get(key)
-                if found is not None and found[0] is gone:
-                    del self._origins[key]
-
-        with self._lock:
-            self._origins.pop(key, None)
-            self._origins[key] = weakref.ref(event, forget), origin
-            if len(self._origins) > ORIGINS_MAX:
-                self._origins.popitem(last=False)
+    def _forget(self, gone: _Reference) -> None:
+        self._origins.pop(gone.key, None)
 
 
 origins: Final = Origins()

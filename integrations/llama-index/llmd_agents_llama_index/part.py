@@ -8,7 +8,9 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.llms.base import BaseLLM
 from llama_index.core.chat_engine.types import BaseChatEngine
+from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.tools import BaseTool
 
 from llmd_agents.client import begin_scope, current_run, tool_call
@@ -20,19 +22,28 @@ if TYPE_CHECKING:
 
     from llmd_agents.client import Scope
 
+    from .place import Place
+
+SINGLE_CALLS = BaseLLM.__abstractmethods__ | FunctionCallingLLM.__abstractmethods__
+"""What each LLM has a way of its own for: one call, or none."""
+
 
 class Part:
     """What runs within it follows each other, or runs side by side where it overlaps.
 
     Attributes:
         cancelled: whether the framework tells that it was.
+
+    Args:
+        scope: None if what it is in has no other parts.
     """
 
-    def __init__(self, scope: Scope, tool: AbstractContextManager[object] | None) -> None:
+    def __init__(self, scope: Scope | None, tool: AbstractContextManager[object] | None) -> None:
         self.cancelled = False
         self._scope = scope
         self._tool = tool
-        scope.enter()
+        if scope is not None:
+            scope.enter()
         if tool is not None:
             tool.__enter__()
 
@@ -43,26 +54,41 @@ class Part:
             kind = asyncio.CancelledError
         if self._tool is not None:
             self._tool.__exit__(kind, None, None)
-        self._scope.__exit__(kind, None, None)
+        if self._scope is not None:
+            self._scope.__exit__(kind, None, None)
 
 
-def begin_part(instance: Any) -> Part | None:
-    """Begins what a span stands for, and enters its scope; None if it is in no program and begins none.
+def begin_part(method: str, instance: Any) -> Part | None:
+    """Begins what a span stands for, and enters its scope; None if it needs none, or is in no program.
 
     Args:
-        instance: whose method runs; None for a function.
+        method: that runs.
+        instance: whose method it is; None for a function.
     """
     place = current_place.get()
     if place is not None:
         place.settle(goes_on=True)
+    if isinstance(instance, BaseLLM) and method in SINGLE_CALLS and _is_from_llama_index(instance):
+        return None
     if current_run() is None and not isinstance(instance, (BaseQueryEngine, BaseChatEngine)):
         return None
-    thread = _conversation_of(instance) if isinstance(instance, BaseChatEngine) else None
-    tool = None
     if isinstance(instance, BaseTool):
-        name = instance.metadata.get_name()
-        tool = tool_call(name, call_id=place.take_call(name) if place is not None else None)
-    return Part(begin_scope(type(instance).__name__, thread=thread), tool)
+        return _begin_tool(instance, place)
+    thread = _conversation_of(instance) if isinstance(instance, BaseChatEngine) else None
+    return Part(begin_scope(type(instance).__name__, thread=thread), None)
+
+
+def _begin_tool(tool: BaseTool, place: Place | None) -> Part:
+    name = tool.metadata.get_name()
+    call_id = place.take_call(name) if place is not None else None
+    # The step in which an agent calls a tool does nothing else.
+    alone = call_id is not None and place is not None and place.run.is_agent
+    return Part(None if alone else begin_scope(name), tool_call(name, call_id=call_id))
+
+
+def _is_from_llama_index(llm: BaseLLM) -> bool:
+    """Returns whether it is none of the application's own, which may combine several."""
+    return type(llm).__module__.startswith("llama_index.llms.")
 
 
 _conversations: weakref.WeakKeyDictionary[BaseChatEngine, str] = weakref.WeakKeyDictionary()

@@ -41,6 +41,7 @@ class Place:
         self.cancelled = False
         self._agent = agent
         self._sent: list[tuple[Event, str | None]] = []
+        self._sent_before = False
 
     def send(self, event: Event, step: str | None = None) -> None:
         """Notes an event that leaves from here.
@@ -60,17 +61,14 @@ class Place:
         if not self._sent:
             return
         sent, self._sent = self._sent, []
+        self._sent_before = True
         if self.run.is_agent and all(isinstance(event, ToolCall) for event, _ in sent):
             tools = ToolRound(self, len(sent))
             for event, _ in sent:
                 if (origin := origins.get(event)) is not None:
                     origin.tools = tools
             return
-        starts = [
-            (event, name)
-            for event, step in sent
-            for name in ([step] if step else self.run.routing.steps_for(event))
-        ]
+        starts = self._starts(sent)
         if len(starts) == 1 and goes_on:
             event, name = starts[0]
             if (origin := origins.get(event)) is not None:
@@ -81,6 +79,31 @@ class Place:
             for event, _ in starts:
                 if (origin := origins.get(event)) is not None:
                     origin.fan_out = fan_out
+
+    def _starts(self, sent: list[tuple[Event, str | None]]) -> list[tuple[Event, str]]:
+        """Returns the steps that events start, each with its event."""
+        routing = self.run.routing
+        return [
+            (event, name) for event, step in sent for name in ([step] if step else routing.steps_for(event))
+        ]
+
+    def _hand_on(self) -> bool:
+        """Leaves the scope to an agent's next step, if that alone goes on from here; returns whether it does.
+
+        An agent takes several steps for each call of its model. They are as one, and cost as much.
+        """
+        if not self.run.is_agent or self.tools is not None or self._sent_before or self.scope.busy:
+            return False
+        if len(self._sent) != 1 or len(starts := self._starts(self._sent)) != 1:
+            return False
+        event, name = starts[0]
+        origin = origins.get(event)
+        if origin is None or self.run.agent_of(name, [event]) != self._agent:
+            return False
+        origin.begun = self.scope
+        self._sent = []
+        self.scope.leave()
+        return True
 
     def take_call(self, tool: str) -> str | None:
         """Returns the id of the call that a tool which begins here was asked for by, if it was."""
@@ -120,8 +143,9 @@ class Place:
                 self.send(event)
         if isinstance(result, InputRequiredEvent) or result == []:
             self.run.untraced.append(self)
-        self.settle()
-        self.scope.end("cancelled" if self.cancelled else outcome_of(error))
+        if error is not None or self.cancelled or not self._hand_on():
+            self.settle()
+            self.scope.end("cancelled" if self.cancelled else outcome_of(error))
 
 
 current_place: Final[ContextVar[Place | None]] = ContextVar("llmd_agents_place", default=None)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-import threading
 from collections import OrderedDict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
-from llama_index.core.instrumentation.events import BaseEvent
-from llama_index.core.instrumentation.span import BaseSpan
-from llama_index.core.instrumentation.span_handlers import BaseSpanHandler
+from llama_index.core.instrumentation.span_handlers import NullSpanHandler
 from llama_index.core.workflow import Event, Workflow
+
+from llmd_agents.client import faults
 
 from .conversation import conversation
 from .part import Part, begin_part
 from .place import Place, current_place
-from .quietly import quietly
 from .workflow_run import WorkflowRun
+
+if TYPE_CHECKING:
+    import inspect
+
+    from llama_index.core.instrumentation.events import BaseEvent
 
 SPANS_MAX: Final = 16_384
 
@@ -30,7 +32,6 @@ class OpenSpans:
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, WorkflowRun | Place | Part] = OrderedDict()
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -39,16 +40,14 @@ class OpenSpans:
         return None if span is None else self._open.get(span)
 
     def put(self, span: str, stands_for: WorkflowRun | Place | Part) -> None:
-        with self._lock:
-            self._open[span] = stands_for
-            oldest = self._open.popitem(last=False)[1] if len(self._open) > SPANS_MAX else None
-        if oldest is not None:
+        self._open[span] = stands_for
+        if len(self._open) > SPANS_MAX:
+            _, oldest = self._open.popitem(last=False)
             oldest.cancelled = True
             oldest.end(None, None)
 
     def end(self, span: str, result: object, error: BaseException | None) -> None:
-        with self._lock:
-            found = self._open.pop(span, None)
+        found = self._open.pop(span, None)
         if found is not None:
             found.end(result, error)
 
@@ -56,29 +55,29 @@ class OpenSpans:
 open_spans: Final = OpenSpans()
 
 
-@quietly
+@faults("a span's beginning gives no hints")
 def begin(span: str, arguments: dict[str, Any], instance: Any, parent: str | None) -> None:
     surroundings = open_spans.get(parent)
+    name = span[:-ID_LENGTH].rsplit(".", 1)[-1]
     begun: WorkflowRun | Place | Part | None
-    if isinstance(instance, Workflow) and "start_event" in arguments:
-        begun = WorkflowRun(instance, arguments["start_event"], conversation.get())
-    elif isinstance(surroundings, WorkflowRun):
+    if instance is None and isinstance(surroundings, WorkflowRun):
         # What runs in a run, and not within something else, are its steps.
-        name = span[:-ID_LENGTH].rsplit(".", 1)[-1]
         begun = surroundings.begin_step(name, _events(arguments))
         current_place.set(begun)
+    elif isinstance(instance, Workflow) and "start_event" in arguments:
+        begun = WorkflowRun(instance, arguments["start_event"], conversation.get())
     else:
-        begun = begin_part(instance)
+        begun = begin_part(name, instance)
     if begun is not None:
         open_spans.put(span, begun)
 
 
-@quietly
+@faults("a span's end gives no hints")
 def end(span: str, result: object, error: BaseException | None) -> None:
     open_spans.end(span, result, error)
 
 
-@quietly
+@faults("a cancelled span gives no hints")
 def note_cancelled(span: str | None) -> None:
     # The framework catches the exception within the span, and reports this instead.
     if (found := open_spans.get(span)) is not None:
@@ -86,50 +85,47 @@ def note_cancelled(span: str | None) -> None:
 
 
 def _events(arguments: dict[str, Any]) -> list[Event]:
-    listed = [one for value in arguments.values() for one in (value if isinstance(value, list) else [value])]
+    listed = [one for value in arguments.values() for one in (value if isinstance(value, list) else (value,))]
     return [one for one in listed if isinstance(one, Event)]
 
 
-class ProgramSpans(BaseSpanHandler[BaseSpan]):
+class ProgramSpans(NullSpanHandler):
     """Begins and ends scopes with spans. It keeps no spans itself."""
 
     @classmethod
     def class_name(cls) -> str:
         return "ProgramSpans"
 
-    def new_span(
+    def span_enter(
         self,
         id_: str,
         bound_args: inspect.BoundArguments,
         instance: Any | None = None,
-        parent_span_id: str | None = None,
+        parent_id: str | None = None,
         tags: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> BaseSpan | None:
-        begin(id_, bound_args.arguments, instance, parent_span_id)
-        return None
+    ) -> None:
+        begin(id_, bound_args.arguments, instance, parent_id)
 
-    def prepare_to_exit_span(
+    def span_exit(
         self,
         id_: str,
         bound_args: inspect.BoundArguments,
         instance: Any | None = None,
         result: Any | None = None,
         **kwargs: Any,
-    ) -> BaseSpan | None:
+    ) -> None:
         end(id_, result, None)
-        return None
 
-    def prepare_to_drop_span(
+    def span_drop(
         self,
         id_: str,
         bound_args: inspect.BoundArguments,
         instance: Any | None = None,
         err: BaseException | None = None,
         **kwargs: Any,
-    ) -> BaseSpan | None:
+    ) -> None:
         end(id_, None, err)
-        return None
 
 
 class Cancellations(BaseEventHandler):

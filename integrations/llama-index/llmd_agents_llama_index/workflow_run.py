@@ -44,7 +44,9 @@ class WorkflowRun:
         self.routing = routing_of(type(workflow))
         self.untraced: list[Place] = []
         self.cancelled = False
-        self._surroundings = current_place.get()
+        self._surroundings = surroundings = current_place.get()
+        if surroundings is not None:
+            surroundings.settle(goes_on=True)
         self._agent = workflow.name if isinstance(workflow, BaseWorkflowAgent) else None
         self.scope = begin_scope(self._agent or type(workflow).__name__, agent=self._agent, thread=thread)
         self._beginning = Place(self, self.scope)
@@ -54,8 +56,8 @@ class WorkflowRun:
 
     def begin_step(self, name: str, events: list[Event]) -> Place:
         """Begins a step that these events start, and enters its scope."""
+        agent = self.agent_of(name, events)
         after, origin = self._after(name, events)
-        agent = self._agent_of(name, events)
         if origin.tools is not None:
             scope = origin.tools.open(agent, call=isinstance(events[0], ToolCall))
         elif origin.begun is not None:
@@ -73,7 +75,7 @@ class WorkflowRun:
 
     def follow(self, after: Scope, name: str, event: Event) -> Scope:
         """Opens the scope of a step that is about to be started by an event."""
-        return self.scope.follow(after, agent=self._agent_of(name, [event]))
+        return self.scope.follow(after, agent=self.agent_of(name, [event]))
 
     def end(self, result: object, error: BaseException | None) -> None:
         self.scope.end("cancelled" if self.cancelled else outcome_of(error))
@@ -113,7 +115,7 @@ class WorkflowRun:
             sender = sender.run._surroundings
         return sender
 
-    def _agent_of(self, name: str, events: list[Event]) -> str | None:
+    def agent_of(self, name: str, events: list[Event]) -> str | None:
         if not self.is_agent:
             return name
         if events and isinstance(events[0], (AgentInput, AgentSetup, AgentOutput)):

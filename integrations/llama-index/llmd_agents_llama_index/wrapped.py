@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from llama_index.core.workflow import Context, Event, Workflow
 
+from llmd_agents.client import faults
+
 from .conversation import conversation, conversation_of
 from .place import current_place
-from .quietly import quietly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,19 +18,19 @@ if TYPE_CHECKING:
     from workflows.handler import WorkflowHandler
 
 
-@quietly
+@faults("an event that was sent gives no hints")
 def _note_sent(event: Event, step: str | None) -> None:
     if (place := current_place.get()) is not None:
         place.send(event, step)
 
 
-@quietly
+@faults("what was collected gives no hints")
 def _note_collected(event: Event, found: list[Event] | None) -> None:
     if (place := current_place.get()) is not None:
         place.collected(event, found)
 
 
-@quietly
+@faults("a conversation gives no hints")
 def _note_conversation(context: Context[Any] | None) -> None:
     conversation.set(conversation_of(context))
 

@@ -30,6 +30,7 @@ from llmd_agents_llama_index import (
 )
 from llmd_agents_llama_index import wrapped as wrapped_methods
 from tests.test_agents import search
+from tests.test_engines import chat_engine
 from tests.test_workflows import MAP_REDUCE, Asking, Checked, MapReduce, Work
 from tests.told import edges, named, run, told
 
@@ -74,14 +75,18 @@ def test_a_fault_in_a_hook(
     async def main(llm: OpenAI) -> list[object]:
         agent = FunctionAgent(name="scout", tools=[search], llm=llm, streaming=False)
         context: Context[Any] = Context(agent)
-        return [await MapReduce(llm).run(), str(await agent.run(user_msg=CANARY, ctx=context))]
+        return [
+            await MapReduce(llm).run(),
+            str(await agent.run(user_msg=CANARY, ctx=context)),
+            str(await chat_engine(llm).achat(CANARY)),
+        ]
 
     monkeypatch.setattr(owner, name, broken)
     caplog.set_level("DEBUG", "llmd_agents")
-    lines = [*["fine"] * 8, Reply(calls=[ToolCall("search", {"query": CANARY})]), "done"]
+    lines = [*["fine"] * 8, Reply(calls=[ToolCall("search", {"query": CANARY})] * 2), "done", "hello"]
     with told(*lines) as server:
-        assert run(server, main) == ["reduced", "done"]
-    assert len(server.calls) == 10
+        assert run(server, main) == ["reduced", "done", "hello"]
+    assert len(server.calls) == 11
     assert "gives no hints: " in caplog.text
     assert CANARY not in caplog.text
 
