@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from llmd_agents.hints import ForkDeclared, Joined
+from llmd_agents.hints import BranchEnded, ForkDeclared, Joined
 from llmd_agents.hints.limits import PARENTS_MAX
 
 from . import quiet
@@ -104,7 +104,11 @@ class ForkBlock:
         if self._fork is not None:
             self._fork.close(failed=failed)
         leave_all(lambda inside: inside.branch.is_of(declared.fork, run))
-        self._parent.join(declared.fork, declared.parents, self._join)
+        self.join()
+
+    def join(self) -> None:
+        """Lets what follows on the branch wait for the fork."""
+        self._parent.join(self.declared.fork, self.declared.parents, self._join)
         self.tell_joined()
 
     def tell_joined(self) -> None:
@@ -118,3 +122,20 @@ class ForkBlock:
                 history = run.history
                 record.ended = history.now()
                 tell(lambda observer: observer.fork_joined(history, record))
+
+    def tell_withdrawn(self) -> None:
+        """Tells the servers that nothing comes of the fork: its branches are given up, none is waited for."""
+        declared, run = self.declared, self._parent.run
+        for index in range(declared.width):
+            run.announce(
+                partial(
+                    BranchEnded,
+                    program=run.id,
+                    at=event_time(),
+                    branch=f"{declared.fork}.{index}",
+                    outcome="abandoned",
+                )
+            )
+        with quiet.faults("a fork's being withdrawn is not noted"):
+            if (record := self._record) is not None:
+                record.ended, record.withdrawn = run.history.now(), True

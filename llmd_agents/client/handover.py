@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from llmd_agents.hints import (
-    HINTS_HEADER,
-    ForkPosition,
-    Hints,
-    Step,
-    encode_hints,
-)
+from llmd_agents.hints import HINTS_HEADER, ForkPosition, encode_hints
+from llmd_agents.hints.drafts import HintsDraft, StepDraft
 
 from . import quiet
 from .frame import ENVIRONMENT_VARIABLE, current_frame
@@ -50,15 +45,31 @@ class HandOverBlock:
     def __init__(self, parent: Branch, block: ForkBlock) -> None:
         self._parent = parent
         self._block = block
+        self._entered = False
+        self._withdrawn = False
+
+    def withdraw(self) -> None:
+        """Says that nothing was done with the program elsewhere, nor will be: nothing waits for the block.
+
+        Call it before the block is left, where the other side tells.
+        """
+        self._withdrawn = True
 
     def __enter__(self) -> HandedOver:
-        self._block.__enter__()
+        if self._entered:
+            raise RuntimeError("the program was handed over already; each hand-over is one block")
+        self._entered = True
+        # None of the fork's branches ever runs here: there is nothing to begin, and nothing to end.
+        self._block.tell_declared()
         return _handed_over(self._parent, self._block)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._block.__exit__(kind, error, trace)
+        if self._withdrawn:
+            self._block.tell_withdrawn()
+        else:
+            self._block.join()
 
     async def __aenter__(self) -> HandedOver:
         return self.__enter__()
@@ -66,7 +77,7 @@ class HandOverBlock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._block.__exit__(kind, error, trace)
+        self.__exit__(kind, error, trace)
 
 
 def _handed_over(parent: Branch, block: ForkBlock) -> HandedOver:
@@ -74,8 +85,18 @@ def _handed_over(parent: Branch, block: ForkBlock) -> HandedOver:
         declared = block.declared
         branch = f"{declared.fork}.0"
         position = ForkPosition(id=declared.fork, index=0, width=1)
-        step = Step(id=branch, branch=branch, parents=declared.parents, join=parent.next_join, fork=position)
-        value = encode_hints(Hints(program=parent.run.declared, step=step))
+        step = StepDraft(
+            id=branch,
+            branch=branch,
+            kind=None,
+            model=None,
+            agent=None,
+            parents=declared.parents,
+            join=parent.next_join,
+            fork=position,
+            loop=None,
+        )
+        value = encode_hints(HintsDraft(parent.run.declared, step, extends=None, segments=(), forecast=None))
         return HandedOver({HINTS_HEADER: value}, {ENVIRONMENT_VARIABLE: value}, {META_KEY: value})
     return _NOTHING
 

@@ -116,6 +116,7 @@ class ForkRecord:
         branch: the one that it forks from.
         parents: what its branches depend on.
         join: how many branches are waited for: all, any or a number.
+        withdrawn: whether none of them has run, nor is waited for.
     """
 
     fork: str
@@ -125,6 +126,7 @@ class ForkRecord:
     parents: tuple[str, ...]
     started: float
     join: Literal["all", "any"] | int = "all"
+    withdrawn: bool = False
     ended: float | None = None
     span: object | None = None
 

@@ -74,6 +74,39 @@ def test_what_goes_on_elsewhere_is_a_branch_that_the_next_step_depends_on(wire: 
     assert set(wire.outcomes.values()) == {"ok"}
 
 
+def test_a_hand_over_that_is_withdrawn(wire: Wire) -> None:
+    """As where the other side tells that it made no call."""
+    with program("p") as run:
+        wire.call("start")
+        unused, used = run.hand_over("unused"), run.hand_over("used")
+        with unused, used:
+            unused.withdraw()
+        wire.call("after")
+        assert [fork.name for fork in run.report().forks] == ["used"]
+    assert wire.parents("after") == {"h2"}
+    assert wire.outcomes == {"h1.0": "abandoned"}
+    assert wire.told.count("joined") == 1
+
+
+def test_nothing_follows_from_hand_overs_that_are_all_withdrawn(wire: Wire) -> None:
+    with program("p") as run:
+        wire.call("start")
+        over = run.hand_over()
+        with over:
+            over.withdraw()
+        wire.call("after")
+    assert wire.parents("after") == {"start"}
+    assert wire.step("after").join is None
+    assert wire.told == ["program_started", "fork_declared", "branch_ended", "program_finished"]
+
+
+def test_a_hand_over_is_one_block() -> None:
+    with program("p") as run:
+        over = run.hand_over()
+        with over, pytest.raises(RuntimeError, match="handed over already"):
+            over.__enter__()
+
+
 def test_the_same_hand_over_taken_up_twice(wire: Wire) -> None:
     """As when a request is sent again."""
     with program("p"):

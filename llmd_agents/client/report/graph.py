@@ -28,7 +28,9 @@ class Graph:
         self.now = history.now() if history.ended is None else history.ended
         self.steps: list[StepRecord] = list(history.steps)
         self.tools: list[ToolRecord] = list(history.tools)
-        self.forks: dict[str, ForkRecord] = {fork.fork: fork for fork in list(history.forks)}
+        self.forks: dict[str, ForkRecord] = {
+            fork.fork: fork for fork in list(history.forks) if not fork.withdrawn
+        }
         self.branches: dict[str, BranchRecord] = {one.branch: one for one in list(history.branches)}
         self.step = {step.step: step for step in self.steps}
         self.forks_on: defaultdict[str, list[str]] = defaultdict(list)
