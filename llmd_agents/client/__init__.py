@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .async_fork import AsyncFork
     from .begin_scope import begin_scope, current_run, current_scope
     from .best_of import Best
-    from .continued import continue_program
+    from .continued import Continuation, continue_program
     from .declared_tools import declare_tool
     from .durations import Expected, expected_duration, tool_took
     from .executor import ContextExecutor
@@ -38,6 +38,7 @@ __all__ = [
     "AsyncFork",
     "Best",
     "ContextExecutor",
+    "Continuation",
     "Expected",
     "FanOut",
     "Forecast",
@@ -72,6 +73,7 @@ _WHEN_USED = {
     "AsyncFork": "async_fork",
     "Best": "best_of",
     "ContextExecutor": "executor",
+    "Continuation": "continued",
     "Expected": "durations",
     "FanOut": "fan_out",
     "Forecast": ".hints",

@@ -6,17 +6,19 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from llmd_agents.hints import HINTS_HEADER, UNDECLARED, Program, Step, decode_hints
 
 from . import quiet
-from .frame import ENVIRONMENT_VARIABLE, Frame
+from .frame import ENVIRONMENT_VARIABLE, Entry, Frame, enter_frame, leave_frame
 from .handover import BAGGAGE_KEY, META_KEY
 from .ids import program_id, token
 from .run import FLUSH_SECONDS, Run
+from .telemetry import traced
 
 if TYPE_CHECKING:
+    from types import TracebackType
     from typing import TypeAlias
 
     Carrier: TypeAlias = Mapping[str, object] | Iterable[tuple[str | bytes, str | bytes]] | str | bytes | None
@@ -41,6 +43,72 @@ def continue_program(carrier: Carrier, *, name: str = UNDECLARED, baggage: bool 
         baggage: whether a program's id in the headers' W3C baggage counts, where there is nothing else.
     """
     return _continued(carrier, baggage) or Run(Program(id=program_id(name), name=name))
+
+
+class Continuation:
+    """As `continue_program`, but the block takes the program up only when something in it asks for one.
+
+        async with Continuation(request.headers) as going_on:
+            ...
+
+    For what serves calls of which many ask no model: those cost next to nothing, and nobody is told of them.
+
+    Args:
+        carrier: as for `continue_program`.
+        name: as for `continue_program`.
+    """
+
+    def __init__(self, carrier: Carrier, *, name: str = UNDECLARED) -> None:
+        self._carrier: Carrier = carrier
+        self._name = name
+        self._entry: Entry | None = None
+        self._lock = threading.RLock()
+        self._run: Run | None = None
+        self._since: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was done on the branch that what follows depends on."""
+        root = self._run.root if self._run is not None else None
+        return root is not None and (root.begun or root.frontier != self._since)
+
+    def _take_up(self) -> Frame:
+        with self._lock:
+            if self._run is None:
+                run = continue_program(self._carrier, name=self._name)
+                self._since = run.root.frontier
+                self._run = run  # before observers are told, who may ask for the frame
+                run.start()
+            return Frame(self._run.root)
+
+    def _leave(self) -> Run | None:
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            leave_frame(entry)
+        return self._run
+
+    def __enter__(self) -> Self:
+        if self._entry is not None:
+            raise RuntimeError("this block is running already")
+        self._entry = enter_frame(self._take_up)
+        if traced():
+            _ = self._entry.frame  # all that is made in the block is to be within its span
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if (run := self._leave()) is not None:
+            run.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if (run := self._leave()) is not None:
+            await run.__aexit__(kind, error, trace)
 
 
 def _continued(carrier: Carrier, baggage: bool) -> Run | None:

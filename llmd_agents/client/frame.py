@@ -52,15 +52,30 @@ class Entry:
     A generator may be closed in another task, thread or context than the one that entered its frame, where
     the variable cannot be set back. So whoever entered a frame sees it no more once it is left, wherever that
     happens. Tasks and threads that were started within keep it, until its branch or program has ended.
+
+    Args:
+        frame: or what makes it as soon as somebody asks for it.
     """
 
-    __slots__ = ("_by", "frame", "left", "outer")
+    __slots__ = ("_by", "_frame", "left", "outer")
 
-    def __init__(self, frame: Frame, outer: Entry | None) -> None:
-        self.frame = frame
+    def __init__(self, frame: Frame | Callable[[], Frame], outer: Entry | None) -> None:
+        self._frame = frame
         self.outer = outer
         self.left = False
         self._by = weakref.ref(_running())
+
+    @property
+    def frame(self) -> Frame:
+        frame = self._frame
+        if not isinstance(frame, Frame):
+            frame = self._frame = frame()
+        return frame
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a frame already."""
+        return isinstance(self._frame, Frame)
 
     @property
     def by_caller(self) -> bool:
@@ -69,7 +84,7 @@ class Entry:
 
     @property
     def over(self) -> bool:
-        return self.left and (self.frame.branch.over or self.by_caller)
+        return self.left and (not self.begun or self.frame.branch.over or self.by_caller)
 
 
 def _running() -> asyncio.Task[object] | threading.Thread:
@@ -111,7 +126,7 @@ def open_frames() -> Iterator[Frame]:
         entry = entry.outer
 
 
-def enter_frame(frame: Frame) -> Entry:
+def enter_frame(frame: Frame | Callable[[], Frame]) -> Entry:
     entry = Entry(frame, _entry())
     _current.set(entry)
     return entry
@@ -133,7 +148,7 @@ def leave_all(over: Callable[[Frame], bool]) -> None:
     """
     entry = _current.get()
     while entry is not None:
-        if over(entry.frame) and entry.by_caller:
+        if entry.begun and over(entry.frame) and entry.by_caller:
             entry.left = True
         entry = entry.outer
     _forget_what_is_over()

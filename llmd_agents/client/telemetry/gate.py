@@ -37,6 +37,11 @@ def _provider() -> TracerProvider | None:
     return None if isinstance(provider, (ProxyTracerProvider, NoOpTracerProvider)) else provider
 
 
+def traced() -> bool:
+    """Returns whether spans are made."""
+    return _provider() is not None
+
+
 class SpansWhenTraced:
     """Observes programs and makes spans of them; without tracing it is a look at `sys.modules`."""
 

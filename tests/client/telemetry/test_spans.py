@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NoOpTracerProvider
 
-from llmd_agents.client import program, tool_call
-from llmd_agents.client.telemetry import SpansWhenTraced, use_tracer_provider
+from llmd_agents.client import Continuation, program, tool_call
+from llmd_agents.client.telemetry import SpansWhenTraced, gate, use_tracer_provider
 from llmd_agents.client.telemetry.background import Background, background
 from llmd_agents.client.telemetry.spans import AGENTS_MAX, SPAN_LINKS_MAX, ProgramSpans
 from llmd_agents.client.telemetry.tips import FORKS_MAX
@@ -62,6 +62,18 @@ def seconds(span: ReadableSpan) -> tuple[float, float]:
         round(span.start_time / 1e9 - STARTED_AT, 3),
         round(span.end_time / 1e9 - STARTED_AT, 3),
     )
+
+
+def test_a_program_that_goes_on_is_taken_up_at_once_so_that_all_is_within_its_span(
+    exported: InMemorySpanExporter,
+) -> None:
+    tracer = trace.get_tracer("mine", tracer_provider=gate._given)
+    with program("p") as run, run.hand_over() as handed:
+        meta = handed.meta
+    exported.clear()
+    with Continuation(meta), tracer.start_as_current_span("mine"):
+        pass
+    assert ("mine", "branch h1.0") in tree(exported.get_finished_spans())
 
 
 def test_a_fork_is_children_and_its_join_is_links(exported: InMemorySpanExporter) -> None:
