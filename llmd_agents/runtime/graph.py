@@ -1,11 +1,11 @@
 """One tenant's program graph: programs, branches, steps and forks, as far as requests and events tell."""
 
-import itertools
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from llmd_agents.hints import Event, Hints, Program, Rejection, Step
+from llmd_agents.hints import Event, ForkPosition, Hints, Program, Rejection, Step
+from llmd_agents.hints.dependencies import ForkEnds, dependencies
 from llmd_agents.hints.events import (
     BranchEnded,
     ForkDeclared,
@@ -52,18 +52,29 @@ class StepRecord:
 
 @dataclass(slots=True)
 class BranchRecord:
-    """A branch; `frontier` holds the ids of steps and forks that nothing on it has followed yet."""
+    """A branch.
+
+    Attributes:
+        frontier: ids of the steps and forks that nothing on it has followed yet.
+        followed: ids of what was followed before it was known to be over: events of forks may be late.
+    """
 
     id: str
     fork: str | None = None
     index: int | None = None
     frontier: tuple[str, ...] = ()
+    followed: tuple[str, ...] = ()
     steps: int = 0
     digest: bytes | None = None
     outcome: str | None = None
 
     def advance(self, done: str, parents: tuple[str, ...]) -> None:
-        self.frontier = advance(self.frontier, done, parents)[-PARENTS_MAX:]
+        early = [one for one in parents if one not in self.frontier]
+        frontier = advance(self.frontier, done, parents)
+        if done in self.followed:
+            frontier = frontier[:-1]
+        self.frontier = frontier[-PARENTS_MAX:]
+        self.followed = (*self.followed, *early)[-PARENTS_MAX:]
 
 
 @dataclass(slots=True)
@@ -130,31 +141,16 @@ class ProgramRecord:
 
         Stops after `EDGE_WORK_MAX` lookups, so that a graph that was made to be large costs little to show.
         """
-        work = itertools.count()
-        for record in self.steps.values():
-            step = record.declared
-            for parent in self._last_steps(step.parents, work):
-                yield parent, step.id
+        named = {step: record.declared.parents for step, record in self.steps.items()}
+        waits = dependencies(named, self._fork_ends, lookups_max=EDGE_WORK_MAX)
+        return ((parent, step) for step, parents in waits.items() for parent in parents)
 
-    def _last_steps(self, ids: Iterable[str], work: Iterator[int]) -> Iterator[str]:
-        pending = list(reversed(tuple(ids)))
-        seen: set[str] = set()
-        while pending and next(work) < EDGE_WORK_MAX:
-            one = pending.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            if one in self.steps:
-                yield one
-            elif (fork := self.forks.get(one)) is not None:
-                ends = [
-                    end
-                    for branch in fork.branches.values()
-                    if branch in self.branches
-                    for end in self.branches[branch].frontier
-                ]
-                # A fork whose branches made no calls leaves what it started from.
-                pending += reversed(ends or fork.parents)
+    def _fork_ends(self, step: str, fork_id: str) -> ForkEnds | None:
+        fork = self.forks.get(fork_id)
+        if fork is None:
+            return None
+        branches = [self.branches[one] for one in fork.branches.values() if one in self.branches]
+        return ForkEnds([end for branch in branches for end in branch.frontier], fork.parents)
 
 
 class ProgramGraph:
@@ -191,8 +187,8 @@ class ProgramGraph:
             self._steps -= 1
         branch.steps += 1
         branch.digest = digest or branch.digest
-        if step.fork is not None and branch.fork is None:
-            self._attach(program, branch, step)
+        if step.fork is not None:
+            self._attach(program, branch, step.fork, step.parents)
         self._forget_oldest()
         return record, branch.steps == 1
 
@@ -227,13 +223,15 @@ class ProgramGraph:
             self._fork(program, event)
         return None
 
-    def _attach(self, program: ProgramRecord, branch: BranchRecord, step: Step) -> None:
-        position = step.fork
-        assert position is not None
+    def _attach(
+        self, program: ProgramRecord, branch: BranchRecord, position: ForkPosition, parents: tuple[str, ...]
+    ) -> None:
+        if branch.fork is not None:
+            return
         branch.fork, branch.index = position.id, position.index
         fork = program.fork(position.id, position.width)
         # The event that declares the fork travels apart from its children's requests.
-        fork.parents = fork.parents or step.parents
+        fork.parents = fork.parents or parents
         if position.index < fork.width:
             fork.branches.setdefault(position.index, branch.id)
 
@@ -241,6 +239,8 @@ class ProgramGraph:
         if isinstance(event, ForkDeclared):
             fork = program.fork(event.fork, event.width)
             fork.branch, fork.name, fork.parents = event.branch, event.name, event.parents
+            if event.position is not None:
+                self._attach(program, program.branch(event.branch), event.position, event.parents)
         elif (joined := program.forks.get(event.fork)) is not None:
             joined.joined = True
             program.branch(event.branch).advance(joined.id, joined.parents)

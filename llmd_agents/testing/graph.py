@@ -1,7 +1,7 @@
 """The graph of a program as it was recorded, and assertions on it. No I/O: hints and events go in."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -22,6 +22,7 @@ from llmd_agents.hints import (
     ToolFinished,
     ToolStarted,
 )
+from llmd_agents.hints.dependencies import ForkEnds, dependencies
 
 from .nodes import BranchNode, ForkNode, StepNode, ToolNode
 from .shape import program_shape, program_text
@@ -212,39 +213,38 @@ class ProgramGraph:
         __tracebackhide__ = True
         raise AssertionError("\n".join([f"program {self} {what}", *(f"  {line}" for line in details)]))
 
-    def _behind(self, ids: Iterable[str], join: str | int | None) -> Iterator[StepNode]:
-        """Yields the steps that these ids of steps and forks stand for."""
-        pending = list(reversed(tuple(ids)))
-        seen: set[str] = set()
-        while pending:
-            one = pending.pop()
-            if one in seen:
-                continue
-            seen.add(one)
-            if one in self._steps:
-                yield self._steps[one]
-            elif (fork := self._forks.get(one)) is not None:
-                branches = [self._branches[branch] for branch in fork.branches]
-                if join not in (None, "all"):
-                    # A join of any or k waits for none of those that were given up.
-                    branches = [branch for branch in branches if branch.outcome in (None, "ok")]
-                ends = [end for branch in branches for end in self._ends(branch.id)]
-                # A fork whose branches made no calls leaves what it started from.
-                pending += reversed(ends or fork.parents)
+    @cached_property
+    def _parents(self) -> dict[str, list[StepNode]]:
+        named = {step.id: step.parents for step in self.steps}
+        waits = dependencies(named, self._fork_ends)
+        return {step: [self._steps[one] for one in parents] for step, parents in waits.items()}
+
+    def _fork_ends(self, step: str, fork_id: str) -> ForkEnds | None:
+        fork = self._forks.get(fork_id)
+        if fork is None:
+            return None
+        branches = [self._branches[branch] for branch in fork.branches]
+        if self._steps[step].join not in (None, "all"):
+            # A join of any or k waits for none of those that were given up.
+            branches = [branch for branch in branches if branch.outcome in (None, "ok")]
+        return ForkEnds([end for branch in branches for end in self._ends(branch.id)], fork.parents)
 
     def _ends(self, branch: str) -> list[str]:
         """The steps and forks on a branch that nothing on it followed."""
-        items = self.on_branch(branch)
+        items = [item for item in self.on_branch(branch) if self._can_be_followed(item)]
         followed = {parent for item in items for parent in item.parents}
-        return [
-            item.id
-            for item in items
-            if item.id not in followed and not (isinstance(item, StepNode) and item.failed)
-        ]
+        return [item.id for item in items if item.id not in followed]
+
+    def _can_be_followed(self, item: StepNode | ForkNode) -> bool:
+        if isinstance(item, StepNode):
+            return not item.failed
+        # Nothing waits for a fork that was declared and not joined: it goes on beside what follows.
+        return item.joined or not item.declared or item.id in self._named
 
     @cached_property
-    def _parents(self) -> dict[str, list[StepNode]]:
-        return {step.id: list(self._behind(step.parents, step.join)) for step in self.steps}
+    def _named(self) -> set[str]:
+        items: list[StepNode | ForkNode] = [*self.steps, *self.forks]
+        return {parent for item in items for parent in item.parents}
 
     @cached_property
     def _by_branch(self) -> dict[str, list[StepNode | ForkNode]]:
@@ -276,12 +276,12 @@ class ProgramGraph:
         if known is not None:
             self._steps[step.id] = replace(known, attempts=known.attempts + 1)
             return
-        branch = self._branch(step.branch)
-        if step.fork is not None and branch.fork is None:
-            self._attach(branch, step.fork, step.parents)
+        self._attach(self._branch(step.branch), step.fork, step.parents)
         self._steps[step.id] = StepNode.of(hints, failed=failed)
 
-    def _attach(self, branch: BranchNode, position: ForkPosition, parents: tuple[str, ...]) -> None:
+    def _attach(self, branch: BranchNode, position: ForkPosition | None, parents: tuple[str, ...]) -> None:
+        if position is None or branch.fork is not None:
+            return
         fork = self._forks.get(position.id)
         if fork is None:
             # The event that declares the fork may be missing: its first child tells where it started.
@@ -307,8 +307,9 @@ class ProgramGraph:
             case BranchEnded():
                 self._branch(event.branch).outcome = event.outcome
             case ForkDeclared():
+                self._branch(event.branch)
                 self._forks[event.fork] = ForkNode(
-                    event.fork, event.width, event.branch, event.name, event.parents
+                    event.fork, event.width, event.branch, event.name, event.parents, declared=True
                 )
             case Joined():
                 if event.fork in self._forks:
@@ -357,4 +358,8 @@ def program_graphs(
     for hints in calls:
         key = (hints.program.id, hints.step.id)
         graphs[hints.program.id]._step(hints, failed=key in failed)
+    for event in events.values():
+        if isinstance(event, ForkDeclared):
+            graph = graphs[event.program]
+            graph._attach(graph._branch(event.branch), event.position, event.parents)
     return list(graphs.values())

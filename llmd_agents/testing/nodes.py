@@ -68,8 +68,9 @@ class ForkNode:
     Attributes:
         width: of branches, as declared.
         branch: where it was declared.
-        branches: ids of those that made a call.
+        branches: ids of those that made a call or declared a fork.
         joined: whether its block was left.
+        declared: whether that was told, or follows only from the calls of its branches.
     """
 
     id: str
@@ -79,6 +80,7 @@ class ForkNode:
     parents: tuple[str, ...] = ()
     branches: list[str] = field(default_factory=list)
     joined: bool = False
+    declared: bool = False
 
     @property
     def label(self) -> str:

@@ -69,6 +69,66 @@ def test_a_fork_inside_a_branch(events_late: bool) -> None:
     assert edges(graph) == {"s1>s2", "s2>s3", "s2>s4", "s3>s5", "s4>s5"}
 
 
+INNER = ForkDeclared(
+    program="p",
+    at=1,
+    branch="f1.0",
+    fork="f2",
+    width=2,
+    parents=("s1",),
+    position=ForkPosition(id="f1", index=0, width=2),
+)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_branch_that_is_nothing_but_a_fork(late: bool) -> None:
+    graph = ProgramGraph()
+    outer = ForkDeclared(program="p", at=1, fork="f1", width=2, name="both", parents=("s1",))
+    add(graph, "s1")
+    add(graph, "s2", "f2.0", parents=("s1",))
+    add(graph, "s3", "f1.1", parents=("s1",))
+    for event in (INNER, outer) if late else (outer, INNER):
+        graph.apply(event, 1.0)
+    graph.apply(Joined(program="p", at=2, branch="f1.0", fork="f2"), 2.0)
+    add(graph, "s4", parents=("f1",))
+    assert edges(graph) == {"s1>s2", "s1>s3", "s2>s4", "s3>s4"}
+    fork, branch = record(graph).forks["f1"], record(graph).branches["f1.0"]
+    assert (fork.name, fork.branches) == ("both", {0: "f1.0", 1: "f1.1"})
+    assert (branch.fork, branch.index, branch.steps) == ("f1", 0, 0)
+
+
+def test_a_branch_that_is_nothing_but_a_fork_without_steps() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1")
+    graph.apply(ForkDeclared(program="p", at=1, fork="f1", width=2, parents=("s1",)), 1.0)
+    graph.apply(INNER, 1.0)
+    graph.apply(Joined(program="p", at=2, branch="f1.0", fork="f2"), 2.0)
+    add(graph, "s2", "f1.1", parents=("s1",))
+    add(graph, "s3", parents=("f1",))
+    assert edges(graph) == {"s1>s2", "s2>s3"}
+
+
+def test_the_first_word_on_where_a_branch_is_counts() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1", "f1.0", parents=())
+    position = ForkPosition(id="f9", index=4, width=5)
+    graph.apply(INNER.model_copy(update={"position": position}), 1.0)
+    assert record(graph).branches["f1.0"].fork == "f1"
+    assert record(graph).forks.keys() == {"f1", "f2"}
+
+
+def test_a_join_that_is_told_after_the_next_step() -> None:
+    graph = ProgramGraph()
+    add(graph, "s1")
+    add(graph, "s2", "f1.0", parents=("s1",))
+    add(graph, "s3", "f2.0", parents=("s2",))
+    add(graph, "s4", "f1.0", parents=("f2",))
+    graph.apply(ForkDeclared(program="p", at=1, branch="f1.0", fork="f2", width=1, parents=("s2",)), 1.0)
+    graph.apply(Joined(program="p", at=2, branch="f1.0", fork="f2"), 2.0)
+    add(graph, "s5", parents=("f1",))
+    assert edges(graph) == {"s1>s2", "s2>s3", "s3>s4", "s4>s5"}
+
+
 def test_a_fork_without_steps_leaves_what_it_started_from() -> None:
     graph = ProgramGraph()
     add(graph, "s1")

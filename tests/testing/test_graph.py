@@ -347,6 +347,66 @@ def test_assertions_that_fail_say_why(check: Callable[[ProgramGraph], Any], said
     assert str(raised.value) == said
 
 
+def inner_fork(parents: Iterable[str] = ("s1",)) -> list[Event]:
+    """A fork of two on the first branch of `f1`."""
+    declared, joined = forked("f2", 2, *parents, branch="f1.0")
+    position = ForkPosition(id="f1", index=0, width=2)
+    return [declared.model_copy(update={"position": position}), joined]
+
+
+@pytest.mark.parametrize("outer", [forked("f1", 2, "s1"), []])
+def test_a_branch_that_is_nothing_but_a_fork(outer: list[Event]) -> None:
+    graph = graph_of(
+        *inner_fork(),
+        *outer,
+        step("s1", "plan"),
+        child("s2", "think", ["s1"], "f2", 0, 2),
+        child("s3", "look", ["s1"], "f1", 1, 2),
+        step("s4", "judge", "f1"),
+    )
+    graph.assert_edges({"plan": ["think", "look"], "think": ["judge"], "look": ["judge"]})
+    graph.assert_shape("plan > fork(fork(think | -) | look) > judge")
+    assert "  fork: 2 branches, " in graph.to_text()
+    branch = next(branch for branch in graph.branches if branch.id == "f1.0")
+    assert (branch.fork, branch.index) == ("f1", 0)
+
+
+def test_a_branch_that_is_nothing_but_a_fork_without_steps() -> None:
+    graph = graph_of(
+        *forked("f1", 2, "s1"),
+        *inner_fork(),
+        step("s1", "plan"),
+        child("s2", "look", ["s1"], "f1", 1, 2),
+        step("s3", "judge", "f1"),
+    )
+    graph.assert_edges({"plan": ["look"], "look": ["judge"]})
+
+
+def test_nothing_waits_for_a_fork_that_was_not_joined() -> None:
+    declared, _ = inner_fork(["s2"])
+    graph = graph_of(
+        *forked("f1", 2, "s1"),
+        declared,
+        step("s1", "plan"),
+        child("s2", "look", ["s1"], "f1", 0, 2),
+        child("s3", "aside", ["s2"], "f2", 0, 2),
+        step("s4", "judge", "f1"),
+    )
+    graph.assert_edges({"plan": ["look"], "look": ["aside", "judge"]})
+
+
+def test_a_step_without_an_answer_leaves_the_one_before_it() -> None:
+    graph = graph_of(
+        *forked("f1", 1, "s1"),
+        step("s1", "plan"),
+        child("s2", "think", ["s1"], "f1", 0, 1),
+        child("s3", "think more", ["s2"], "f1", 0, 1),
+        step("s4", "judge", "f1"),
+        failed=["s3"],
+    )
+    graph.assert_edges({"plan": ["think"], "think": ["think more", "judge"]})
+
+
 IDS = st.sampled_from(["main", "s1", "s2", "s3", "f1", "f2"])
 HOSTILE = st.one_of(
     st.builds(
@@ -363,12 +423,19 @@ HOSTILE = st.one_of(
         st.none() | IDS,
     ),
     st.builds(
-        lambda fork, branch, parents: ForkDeclared(
-            program="p1", at=1, fork=fork, branch=branch, parents=tuple(parents), width=2
+        lambda fork, branch, parents, outer: ForkDeclared(
+            program="p1",
+            at=1,
+            fork=fork,
+            branch=branch,
+            parents=tuple(parents),
+            width=2,
+            position=None if outer is None else ForkPosition(id=outer, index=0, width=2),
         ),
         IDS,
         IDS,
         st.lists(IDS, max_size=3),
+        st.none() | IDS,
     ),
     st.builds(lambda fork: Joined(program="p1", at=1, fork=fork), IDS),
 )
