@@ -25,18 +25,23 @@ class Part:
 
     Attributes:
         scope: of the part.
-        failed: whether the agent that ended last in it did so with an error.
         tool: that it is a call of.
+        guarded: whether guardrails may run in it. Without any, the part itself is the lane.
+        failed: whether the agent that ended last in it did so with an error.
     """
 
-    def __init__(self, scope: Scope, tool: AbstractContextManager[object] | None = None) -> None:
+    def __init__(
+        self, scope: Scope, tool: AbstractContextManager[object] | None = None, *, guarded: bool = False
+    ) -> None:
         self.scope = scope
-        self.failed = False
         self.tool = tool
+        self.guarded = guarded
+        self.failed = False
         # An application may run an agent while it handles an exception, which is none of the run's.
         self._handled_before = sys.exception()
         self._lane: Scope | None = None
         self._lane_is_used = False
+        self._steps = 0
         self._guardrails: list[Scope] = []
         self._phase = object()
         self._tools: object = None
@@ -46,6 +51,15 @@ class Part:
         self._tools = None
         return self._lane_to_use().open(agent=agent)
 
+    def begin_step(self) -> None:
+        """Begins what follows all that is over in the part, and needs no scope: its calls are the lane's."""
+        self._tools = None
+        self._lane_to_use()
+        self._steps += 1
+
+    def end_step(self) -> None:
+        self._steps -= 1
+
     def open_tool(self) -> Scope:
         """Opens a call of a tool. Those of one turn run side by side, even if they take turns."""
         self._tools = self._tools or object()
@@ -53,11 +67,7 @@ class Part:
 
     def open_guardrail(self) -> Scope:
         """Opens what runs beside all that is not over in the part."""
-        if (
-            self._lane is None
-            or self._guardrails_were_first()
-            or (self._lane_is_used and not self._lane.busy)
-        ):
+        if self._lane is None or self._guardrails_were_first() or self._lane_is_over(self._lane):
             self._begin_lane()
         guardrail = self.scope.open(kind="evaluate", phase=self._phase)
         self._guardrails.append(guardrail)
@@ -78,22 +88,28 @@ class Part:
         return kind is not None
 
     def _lane_to_use(self) -> Scope:
-        if self._lane is None or self._guardrails_were_first():
-            self._begin_lane()
+        lane = self._lane
+        if lane is None and not self.guarded:
+            return self.scope
+        if lane is None or self._guardrails_were_first():
+            lane = self._begin_lane()
         self._lane_is_used = True
-        assert self._lane is not None
-        return self._lane
+        return lane
+
+    def _lane_is_over(self, lane: Scope) -> bool:
+        return self._lane_is_used and not self._steps and not lane.busy
 
     def _guardrails_were_first(self) -> bool:
         if self._lane_is_used or not self._guardrails:
             return False
         return all(guardrail.ended for guardrail in self._guardrails)
 
-    def _begin_lane(self) -> None:
+    def _begin_lane(self) -> Scope:
         """Lets what follows wait for what is over. A lane is opened first: it goes on with the branch."""
         if self._lane is not None:
             self._lane.end()
         self._phase = object()
-        self._lane = self.scope.open(phase=self._phase)
+        self._lane = lane = self.scope.open(phase=self._phase)
         self._lane_is_used = False
         self._guardrails = []
+        return lane

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from agents.tracing import TracingProcessor, get_current_trace
 
-from llmd_agents.client import begin_scope, tool_call
+from llmd_agents.client import begin_scope, faults, tool_call
 
 from .open_parts import open_parts
 from .part import Part
 from .supported import sdk_is_supported
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from agents.tracing import Span, Trace
-
-log = logging.getLogger("llmd_agents.openai_agents")
 
 
 class ProgramProcessor(TracingProcessor):
@@ -36,22 +31,22 @@ class ProgramProcessor(TracingProcessor):
 
     def on_trace_start(self, trace: Trace) -> None:
         if self._gives_hints:
-            with _Faults("a trace's beginning"):
+            with faults("a trace's beginning is not told"):
                 _begin_trace(trace)
 
     def on_trace_end(self, trace: Trace) -> None:
-        with _Faults("a trace's end"):
+        with faults("a trace's end is not told"):
             part = open_parts.take(trace.trace_id)
             if part is not None:
                 part.end()
 
     def on_span_start(self, span: Span[Any]) -> None:
         if self._gives_hints:
-            with _Faults("a span's beginning"):
+            with faults("a span's beginning is not told"):
                 _begin_span(span)
 
     def on_span_end(self, span: Span[Any]) -> None:
-        with _Faults("a span's end"):
+        with faults("a span's end is not told"):
             _end_span(span)
 
     def shutdown(self) -> None:
@@ -74,15 +69,16 @@ def _begin_span(span: Span[Any]) -> None:
         return
     data = span.span_data
     outer = open_parts.get(span.parent_id or span.trace_id)
-    if outer is not None and data.type == "turn" and data.turn > 1:
-        # Only in a first turn are there guardrails. What is in later ones is opened in the agent itself.
+    if outer is not None and outer.guarded and _is_step(data):
         open_parts.put(span.span_id, outer)
+        outer.begin_step()
         return
     if outer is not None:
         part = _part_within(outer, data)
     elif span.parent_id is None and (trace := get_current_trace()) is not None:
         # Of a run that is resumed from its state the SDK does not tell that the trace begins again.
-        part = Part(begin_scope(trace.name, thread=_thread_of(trace)))
+        scope = begin_scope(trace.name, agent=_agent_of(data), thread=_thread_of(trace))
+        part = Part(scope, guarded=_is_guarded(data))
     else:
         return
     open_parts.put(span.span_id, part)
@@ -91,22 +87,40 @@ def _begin_span(span: Span[Any]) -> None:
         part.tool.__enter__()
 
 
+def _is_step(data: Any) -> bool:
+    """Returns whether an agent or turn makes such spans one after another, in code of its own."""
+    # Only in a first turn are there guardrails. What is in later ones is opened in the agent itself.
+    return data.type in ("generation", "response", "mcp_tools") or (data.type == "turn" and data.turn > 1)
+
+
 def _part_within(outer: Part, data: Any) -> Part:
     if data.type == "guardrail":
         return Part(outer.open_guardrail())
     if data.type == "function":
         call = tool_call(data.name)
         return Part(outer.open_tool(), call)
-    return Part(outer.open(agent=data.name if data.type == "agent" else None))
+    return Part(outer.open(agent=_agent_of(data)), guarded=_is_guarded(data))
+
+
+def _agent_of(data: Any) -> str | None:
+    return data.name if data.type == "agent" else None
+
+
+def _is_guarded(data: Any) -> bool:
+    return data.type in ("agent", "turn") and not _is_step(data)
 
 
 def _end_span(span: Span[Any]) -> None:
     part = open_parts.take(span.span_id)
-    if part is None or part is open_parts.get(span.parent_id):
+    if part is None:
+        return
+    data = span.span_data
+    if part.guarded and _is_step(data):
+        part.end_step()
         return
     failed = part.end(failed=span.error is not None)
     # How a run ends is told by its last agent: not all that goes wrong is raised within the trace.
-    if span.span_data.type in ("agent", "task"):
+    if data.type in ("agent", "task"):
         outer = open_parts.get(span.parent_id or span.trace_id)
         if outer is not None:
             outer.failed = failed
@@ -115,23 +129,3 @@ def _end_span(span: Span[Any]) -> None:
 def _thread_of(trace: Trace) -> str | None:
     group = getattr(trace, "group_id", None)
     return str(group) if group else None
-
-
-class _Faults:
-    """Logs what goes wrong in the block, at debug level, and goes on after it."""
-
-    __slots__ = ("_what",)
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        log.debug("%s is not told: %r", self._what, error)
-        return True

@@ -15,11 +15,14 @@ from agents import (
     RunConfig,
     Runner,
     SQLiteSession,
+    agent_span,
     function_tool,
+    generation_span,
     set_default_openai_api,
     set_tracing_disabled,
     trace,
 )
+from agents.tracing import turn_span
 from openai import AsyncOpenAI, InternalServerError
 
 from llmd_agents.client import current_scope
@@ -153,14 +156,19 @@ def test_a_trace_of_several_runs_is_one_program() -> None:
     }
 
 
+@pytest.mark.parametrize("with_turns", [True, False])
 @pytest.mark.parametrize("group", [None, "approvals"])
-def test_a_run_that_is_resumed_from_its_state(group: str | None) -> None:
+def test_a_run_that_is_resumed_from_its_state(group: str | None, with_turns: bool) -> None:
     @function_tool(needs_approval=True)
     def pay() -> str:
         return "paid"
 
     async def main() -> None:
-        options = RunConfig(workflow_name="payments", group_id=group)
+        options = RunConfig(
+            workflow_name="payments",
+            group_id=None if group is None else f"{group} {with_turns}",
+            tracing={"include_task_and_turn_spans": with_turns},
+        )
         first = await Runner.run(agent, "begin", run_config=options)
         state = first.to_state()
         for one in first.interruptions:
@@ -284,6 +292,23 @@ def test_a_run_that_is_cancelled(streamed: bool) -> None:
     assert graph.shape() == "agent"
     assert graph.outcome == "cancelled"
     assert [(tool.name, tool.outcome) for tool in graph.tools] == [("wait_for_ever", "cancelled")]
+
+
+def test_spans_that_end_before_those_within() -> None:
+    with trace("leaving"):
+        agent = agent_span("agent")
+        agent.start()
+        turn = turn_span(2, "agent", parent=agent)
+        turn.start()
+        call = generation_span(parent=turn)
+        call.start()
+        turn.finish()
+        call.finish()
+        part = open_parts.get(agent.span_id)
+        assert part is not None
+        assert not part.scope.ended
+        agent.finish()
+        assert part.scope.ended
 
 
 def test_a_run_while_an_exception_is_handled_has_not_failed() -> None:
