@@ -1,17 +1,18 @@
 """What the adapter adds to a model call: `python -m tests.bench_overhead`, here, prints JSON.
 
-Runs of 4 turns, with a tool each but the last, within one program. The model is an instrumented client in
-both arms: what differs is the adapter, from a run's beginning to its end, divided by its calls. The arms take
-turns, in a changing order, and what is added is the median of the differences of neighbours. As that is small
-beside what the SDK does itself, the time within the adapter is told as well. The beginning and end of a run
-are included in both.
+Runs of 4 turns, with a tool each but the last, within one program: without any trace processor, with one that
+does nothing, and with the adapter's, in turn. The model is reached through the same hooked client in all arms
+and answers in this process: what differs is the processor, from a run's beginning to its end, divided by its
+calls. What is added is the median of the differences of neighbours, in microseconds: by the clock, and of the
+CPU, which what else the machine does disturbs less.
 """
 
 import asyncio
+import gc
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
@@ -23,8 +24,26 @@ from llmd_agents import program
 from llmd_agents_openai_agents import ProgramProcessor, model_provider
 
 TURNS = 4
-RUNS = 200
-WARM_UP = 10
+WARM_UP = 5
+COLLECT_EVERY = 10
+
+CLOCKS = {"": time.perf_counter, "cpu_": time.thread_time}
+
+
+class Idle(TracingProcessor):
+    """A processor that is told, and does nothing."""
+
+    def on_trace_start(self, trace: Trace) -> None: ...
+
+    def on_trace_end(self, trace: Trace) -> None: ...
+
+    def on_span_start(self, span: Span[Any]) -> None: ...
+
+    def on_span_end(self, span: Span[Any]) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+    def force_flush(self) -> None: ...
 
 
 @function_tool
@@ -44,74 +63,51 @@ def answer(request: httpx2.Request) -> httpx2.Response:
     return httpx2.Response(200, json={**body, "choices": [choice]})
 
 
-async def timed(options: RunConfig, processor: TracingProcessor) -> float:
-    """Returns the seconds that a call took."""
-    set_trace_processors([processor])
+async def timed(options: RunConfig, processors: list[TracingProcessor]) -> dict[str, float]:
+    """Returns what a call took, in microseconds, by each clock."""
+    set_trace_processors(processors)
     agent = Agent[None]("agent", tools=[look_up])
-    began = time.perf_counter()
+    began = {name: clock() for name, clock in CLOCKS.items()}
     result = await Runner.run(agent, "begin", run_config=options)
-    took = time.perf_counter() - began
-    return took / len(result.raw_responses)
+    took = {name: clock() - began[name] for name, clock in CLOCKS.items()}
+    assert len(result.raw_responses) == TURNS
+    return {name: seconds / TURNS * 1e6 for name, seconds in took.items()}
 
 
-class Timed(TracingProcessor):
-    """Adds up the time within another processor. Without one, the SDK makes spans nevertheless."""
-
-    def __init__(self, inner: TracingProcessor | None) -> None:
-        self.inner = inner
-        self.seconds = 0.0
-
-    def on_trace_start(self, trace: Trace) -> None:
-        if self.inner is not None:
-            self._add(self.inner.on_trace_start, trace)
-
-    def on_trace_end(self, trace: Trace) -> None:
-        if self.inner is not None:
-            self._add(self.inner.on_trace_end, trace)
-
-    def on_span_start(self, span: Span[Any]) -> None:
-        if self.inner is not None:
-            self._add(self.inner.on_span_start, span)
-
-    def on_span_end(self, span: Span[Any]) -> None:
-        if self.inner is not None:
-            self._add(self.inner.on_span_end, span)
-
-    def shutdown(self) -> None: ...
-
-    def force_flush(self) -> None: ...
-
-    def _add(self, hook: Callable[[Any], None], told: Any) -> None:
-        began = time.perf_counter()
-        hook(told)
-        self.seconds += time.perf_counter() - began
-
-
-async def measure() -> dict[str, float]:
+async def measure(runs: int) -> dict[str, float]:
     http = httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
-    times: dict[str, list[float]] = {"without": [], "with": []}
-    in_hooks: list[float] = []
+    arms: dict[str, list[TracingProcessor]] = {
+        "without": [],
+        "idle": [Idle()],
+        "added": [ProgramProcessor()],
+    }
+    took: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+    names = list(arms)
+    gc.disable()
     async with (
         AsyncOpenAI(base_url="http://127.0.0.1:1/v1", api_key="none", http_client=http) as client,
         program("bench"),
     ):
         options = RunConfig(model="m", model_provider=model_provider(client, use_responses=False))
-        arms = {"without": Timed(None), "with": Timed(ProgramProcessor())}
-        for number in range(WARM_UP + RUNS):
-            for arm in sorted(arms, reverse=bool(number % 2)):
-                arms[arm].seconds = 0.0
-                took = await timed(options, arms[arm])
-                if number >= WARM_UP:
-                    times[arm].append(took)
-            if number >= WARM_UP:
-                in_hooks.append(arms["with"].seconds / TURNS)
-    added = [within - without for without, within in zip(*times.values(), strict=True)]
-    return {
-        **{f"p50_us_per_call_{arm}": statistics.median(each) * 1e6 for arm, each in times.items()},
-        "p50_us_added_per_call": statistics.median(added) * 1e6,
-        "p50_us_in_the_adapter_per_call": statistics.median(in_hooks) * 1e6,
-    }
+        for turn in range(WARM_UP + runs):
+            if turn % COLLECT_EVERY == 0:
+                gc.collect()
+            first = turn % len(names)
+            for arm in (*names[first:], *names[:first]):
+                took[arm].append(await timed(options, arms[arm]))
+    report = {}
+    for name in CLOCKS:
+        without, idle, hinted = ([one[name] for one in took[arm][WARM_UP:]] for arm in names)
+        report[f"{name}p50_without_us"] = round(statistics.median(without), 1)
+        for arm, found in (("idle_", idle), ("", hinted)):
+            more = [one - other for one, other in zip(found, without, strict=True)]
+            report[f"{name}p50_{arm}added_us"] = round(statistics.median(more), 1)
+    return report
+
+
+def main(runs: int = 120) -> None:
+    print(json.dumps(asyncio.run(measure(runs))))
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: round(value, 1) for name, value in asyncio.run(measure()).items()}))
+    main(*map(int, sys.argv[1:]))
