@@ -26,6 +26,7 @@ class Origin:
         place: None if it came from outside of the run.
         fan_out: the fork that the steps which it starts are branches of.
         begun: the scope of the step that it starts, where that was opened ahead of the step.
+        goes_on: whether the step that it starts is in the scope of its place.
         tools: the round of tool calls that it belongs to.
         attempts: by the step's name, its latest attempt: steps are run again after a failure, and after they
             have waited for a person.
@@ -35,6 +36,7 @@ class Origin:
     place: Place | None = None
     fan_out: FanOut | None = None
     begun: Scope | None = None
+    goes_on: bool = False
     tools: ToolRound | None = None
     attempts: dict[str, Place] = field(default_factory=dict)
     set_aside: Place | None = None

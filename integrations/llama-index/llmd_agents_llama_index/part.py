@@ -67,7 +67,7 @@ def begin_part(method: str, instance: Any) -> Part | None:
     """
     place = current_place.get()
     if place is not None:
-        place.settle(goes_on=True)
+        place.begins()
     if isinstance(instance, BaseLLM) and method in SINGLE_CALLS and _is_from_llama_index(instance):
         return None
     if current_run() is None and not isinstance(instance, (BaseQueryEngine, BaseChatEngine)):

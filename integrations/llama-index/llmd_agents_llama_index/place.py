@@ -21,27 +21,30 @@ if TYPE_CHECKING:
 class Place:
     """What is sent together, without anything of the place's own between, starts side by side.
 
+    An agent takes several steps for each call of its model, most of them without any. So a step that alone
+    goes on from another, with the same label, goes on in its scope, and the first ones in the run's.
+
     Attributes:
-        scope: where its model calls are; another one once it has collected events.
+        scope: where its model calls are; another one once it has collected events. None while they are in the
+            run's own scope, or for a step of a round of tool calls that has not begun anything.
+        agent: that makes its model calls.
         tools: the round of tool calls that it is part of.
         asked: name and id of the tool call that it is to make, until that begins.
         cancelled: whether the framework tells that it was.
-
-    Args:
-        agent: that makes its model calls.
     """
 
     def __init__(
-        self, run: WorkflowRun, scope: Scope, *, agent: str | None = None, tools: ToolRound | None = None
+        self, run: WorkflowRun, scope: Scope | None, agent: str | None = None, tools: ToolRound | None = None
     ) -> None:
         self.run = run
         self.scope = scope
+        self.agent = agent
         self.tools = tools
         self.asked: tuple[str, str] | None = None
         self.cancelled = False
-        self._agent = agent
+        self._over = False
         self._sent: list[tuple[Event, str | None]] = []
-        self._sent_before = False
+        self._settled = False
 
     def send(self, event: Event, step: str | None = None) -> None:
         """Notes an event that leaves from here.
@@ -49,8 +52,16 @@ class Place:
         Args:
             step: the only one that it is for.
         """
-        origins.put(event, Origin(place=self, tools=self.tools))
+        origins.put(event, Origin(self, tools=self.tools))
         self._sent.append((event, step))
+
+    def begins(self) -> None:
+        """Something of the place's own is about to begin, which what it has sent does not wait for."""
+        if self._sent:
+            self.settle(goes_on=True)
+        if self.tools is not None and self.scope is None:
+            self.scope = self.tools.open(self.agent, call=False)
+            self.scope.enter()
 
     def settle(self, *, goes_on: bool = False) -> None:
         """Declares the fork that the events make which were sent since the last time, if they make one.
@@ -61,49 +72,33 @@ class Place:
         if not self._sent:
             return
         sent, self._sent = self._sent, []
-        self._sent_before = True
+        self._settled = True
         if self.run.is_agent and all(isinstance(event, ToolCall) for event, _ in sent):
             tools = ToolRound(self, len(sent))
             for event, _ in sent:
                 if (origin := origins.get(event)) is not None:
                     origin.tools = tools
             return
-        starts = self._starts(sent)
+        starts = [(event, name) for event, step in sent for name in self.run.steps_for(event, step)]
         if len(starts) == 1 and goes_on:
             event, name = starts[0]
             if (origin := origins.get(event)) is not None:
-                origin.begun = self.run.follow(self.scope, name, event)
+                agent = self.run.agent_of(name, [event])
+                origin.begun = self.run.scope.follow(self.followed(), agent=agent)
         elif len(starts) > 1:
             names = {name for _, name in starts}
-            fan_out = self.scope.fan_out(len(starts), names.pop() if len(names) == 1 else None)
+            fan_out = self.followed().fan_out(len(starts), names.pop() if len(names) == 1 else None)
             for event, _ in starts:
                 if (origin := origins.get(event)) is not None:
                     origin.fan_out = fan_out
 
-    def _starts(self, sent: list[tuple[Event, str | None]]) -> list[tuple[Event, str]]:
-        """Returns the steps that events start, each with its event."""
-        routing = self.run.routing
-        return [
-            (event, name) for event, step in sent for name in ([step] if step else routing.steps_for(event))
-        ]
-
-    def _hand_on(self) -> bool:
-        """Leaves the scope to an agent's next step, if that alone goes on from here; returns whether it does.
-
-        An agent takes several steps for each call of its model. They are as one, and cost as much.
-        """
-        if not self.run.is_agent or self.tools is not None or self._sent_before or self.scope.busy:
-            return False
-        if len(self._sent) != 1 or len(starts := self._starts(self._sent)) != 1:
-            return False
-        event, name = starts[0]
-        origin = origins.get(event)
-        if origin is None or self.run.agent_of(name, [event]) != self._agent:
-            return False
-        origin.begun = self.scope
-        self._sent = []
-        self.scope.leave()
-        return True
+    def followed(self) -> Scope:
+        """Returns the scope that what comes after the place follows."""
+        if self.scope is None:
+            self.scope = self.run.first_scope()
+            if self._over:
+                self.scope.end()
+        return self.scope
 
     def take_call(self, tool: str) -> str | None:
         """Returns the id of the call that a tool which begins here was asked for by, if it was."""
@@ -114,38 +109,61 @@ class Place:
 
     def collected(self, event: Event, found: list[Event] | None) -> None:
         """Notes what `collect_events` has returned here for an event: None, or all that it waited for."""
-        origin = origins.get(event)
         if found is None:
-            if origin is not None:
+            if (origin := origins.get(event)) is not None:
                 origin.set_aside = self
             return
-        after: dict[Scope, None] = {self.scope: None}
-        for one in found:
-            if one is not event and (origin := origins.get(one)) is not None:
-                kept_in = origin.set_aside or origin.place
-                if kept_in is not None:
-                    after[kept_in.scope] = None
         if self.tools is not None:
-            self.scope.end()
-            after = dict.fromkeys(self.tools.end())
-            self.tools = None
-        elif len(after) == 1:
-            return
-        self.scope.end()
-        self.scope = self.run.scope.follow(*after, agent=self._agent)
+            if self.scope is not None:
+                self.scope.end()
+            after, self.tools = self.tools.end(), None
+        else:
+            kept = [place for one in found if one is not event and (place := _kept_in(one)) is not None]
+            if not kept:
+                return
+            after = list(dict.fromkeys([self.followed(), *(place.followed() for place in kept)]))
+            if len(after) == 1:
+                return
+            self.followed().end()
+        self.scope = self.run.scope.follow(*after, agent=self.agent)
         self.scope.enter()
 
     def end(self, result: object, error: BaseException | None) -> None:
+        self._over = True
         if isinstance(result, Event) and not isinstance(result, StopEvent):
             self.send(result)
         elif isinstance(result, list):
             for event in result:
                 self.send(event)
-        if isinstance(result, InputRequiredEvent) or result == []:
+        if isinstance(result, InputRequiredEvent) or (isinstance(result, list) and not result):
             self.run.untraced.append(self)
-        if error is not None or self.cancelled or not self._hand_on():
-            self.settle()
+        elif error is None and not self.cancelled and self._hands_on():
+            if self.scope is not None:
+                self.scope.leave()
+            return
+        self.settle()
+        if self.scope is not None:
             self.scope.end("cancelled" if self.cancelled else outcome_of(error))
+
+    def _hands_on(self) -> bool:
+        """Leaves its scope to the step that alone goes on from here, if there is one with the same label."""
+        if self._settled or self.tools is not None or len(self._sent) != 1:
+            return False
+        event, step = self._sent[0]
+        starts = self.run.steps_for(event, step)
+        origin = origins.get(event)
+        if len(starts) != 1 or origin is None or (self.scope or self.run.scope).busy:
+            return False
+        origin.goes_on = self.run.agent_of(starts[0], [event]) == self.agent
+        if origin.goes_on:
+            self._sent = []
+        return origin.goes_on
+
+
+def _kept_in(event: Event) -> Place | None:
+    """Returns the step that kept an event until it was collected, or else sent it."""
+    origin = origins.get(event)
+    return None if origin is None else origin.set_aside or origin.place
 
 
 current_place: Final[ContextVar[Place | None]] = ContextVar("llmd_agents_place", default=None)

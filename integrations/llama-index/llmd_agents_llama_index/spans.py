@@ -27,37 +27,27 @@ ID_LENGTH: Final = 37
 """Of what ends a span's id: a hyphen and a UUID."""
 
 
-class OpenSpans:
+class OpenSpans(OrderedDict[str, "WorkflowRun | Place | Part"]):
     """What spans stand for that are not over; of more than `SPANS_MAX`, the oldest are given up."""
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, WorkflowRun | Place | Part] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def get(self, span: str | None) -> WorkflowRun | Place | Part | None:
-        return None if span is None else self._open.get(span)
-
     def put(self, span: str, stands_for: WorkflowRun | Place | Part) -> None:
-        self._open[span] = stands_for
-        if len(self._open) > SPANS_MAX:
-            _, oldest = self._open.popitem(last=False)
+        self[span] = stands_for
+        if len(self) > SPANS_MAX:
+            _, oldest = self.popitem(last=False)
             oldest.cancelled = True
             oldest.end(None, None)
-
-    def end(self, span: str, result: object, error: BaseException | None) -> None:
-        found = self._open.pop(span, None)
-        if found is not None:
-            found.end(result, error)
 
 
 open_spans: Final = OpenSpans()
 
+# One for all: they keep nothing but their text.
+_beginning: Final = faults("a span's beginning gives no hints")
+_ending: Final = faults("a span's end gives no hints")
+_cancelling: Final = faults("a cancelled span gives no hints")
 
-@faults("a span's beginning gives no hints")
-def begin(span: str, arguments: dict[str, Any], instance: Any, parent: str | None) -> None:
-    surroundings = open_spans.get(parent)
+
+def _begin(span: str, arguments: dict[str, Any], instance: Any, parent: str | None) -> None:
+    surroundings = open_spans.get(parent) if parent is not None else None
     name = span[:-ID_LENGTH].rsplit(".", 1)[-1]
     begun: WorkflowRun | Place | Part | None
     if instance is None and isinstance(surroundings, WorkflowRun):
@@ -72,21 +62,14 @@ def begin(span: str, arguments: dict[str, Any], instance: Any, parent: str | Non
         open_spans.put(span, begun)
 
 
-@faults("a span's end gives no hints")
-def end(span: str, result: object, error: BaseException | None) -> None:
-    open_spans.end(span, result, error)
-
-
-@faults("a cancelled span gives no hints")
-def note_cancelled(span: str | None) -> None:
-    # The framework catches the exception within the span, and reports this instead.
-    if (found := open_spans.get(span)) is not None:
-        found.cancelled = True
-
-
 def _events(arguments: dict[str, Any]) -> list[Event]:
-    listed = [one for value in arguments.values() for one in (value if isinstance(value, list) else (value,))]
-    return [one for one in listed if isinstance(one, Event)]
+    found = []
+    for value in arguments.values():
+        if isinstance(value, Event):
+            found.append(value)
+        elif isinstance(value, list):
+            found += [one for one in value if isinstance(one, Event)]
+    return found
 
 
 class ProgramSpans(NullSpanHandler):
@@ -105,7 +88,8 @@ class ProgramSpans(NullSpanHandler):
         tags: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        begin(id_, bound_args.arguments, instance, parent_id)
+        with _beginning:
+            _begin(id_, bound_args.arguments, instance, parent_id)
 
     def span_exit(
         self,
@@ -115,7 +99,9 @@ class ProgramSpans(NullSpanHandler):
         result: Any | None = None,
         **kwargs: Any,
     ) -> None:
-        end(id_, result, None)
+        if id_ in open_spans:
+            with _ending:
+                open_spans.pop(id_).end(result, None)
 
     def span_drop(
         self,
@@ -125,7 +111,9 @@ class ProgramSpans(NullSpanHandler):
         err: BaseException | None = None,
         **kwargs: Any,
     ) -> None:
-        end(id_, None, err)
+        if id_ in open_spans:
+            with _ending:
+                open_spans.pop(id_).end(None, err)
 
 
 class Cancellations(BaseEventHandler):
@@ -136,5 +124,8 @@ class Cancellations(BaseEventHandler):
         return "Cancellations"
 
     def handle(self, event: BaseEvent, **kwargs: Any) -> None:
-        if event.class_name() == "SpanCancelledEvent":
-            note_cancelled(event.span_id)
+        if type(event).__name__ == "SpanCancelledEvent":
+            # The framework catches the exception within the span, and reports this instead.
+            with _cancelling:
+                if event.span_id is not None and (found := open_spans.get(event.span_id)) is not None:
+                    found.cancelled = True

@@ -28,7 +28,7 @@ class ToolRound:
         """Opens a step of the round: a call, or what a result arrives in while others may not have."""
         if self._scope is None:
             asked_in = self._asked_in
-            self._scope = asked_in.run.scope.follow(asked_in.scope)
+            self._scope = asked_in.run.scope.follow(asked_in.followed())
             # Most tools call no model, and are then no fork to servers.
             self._fan_out = self._scope.expect_fan_out(self._width, "tools")
         return self._scope.open(agent=agent, phase=self, of=self._fan_out if call else None)

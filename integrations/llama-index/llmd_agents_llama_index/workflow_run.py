@@ -22,6 +22,8 @@ from .place import Place, current_place
 from .routing import routing_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmd_agents.client import Scope
 
 
@@ -30,7 +32,6 @@ class WorkflowRun:
 
     Attributes:
         is_agent: whether the workflow is one of LlamaIndex's agents.
-        routing: which steps its events start.
         untraced: places that others go on from without an event of theirs: those that ask a person, whose
             answer comes from outside, and those that return an empty list.
         cancelled: whether the framework tells that it was.
@@ -41,14 +42,16 @@ class WorkflowRun:
 
     def __init__(self, workflow: Workflow, start_event: Event | None, thread: str | None) -> None:
         self.is_agent = isinstance(workflow, (AgentWorkflow, BaseWorkflowAgent))
-        self.routing = routing_of(type(workflow))
         self.untraced: list[Place] = []
         self.cancelled = False
-        self._surroundings = surroundings = current_place.get()
-        if surroundings is not None:
-            surroundings.settle(goes_on=True)
-        self._agent = workflow.name if isinstance(workflow, BaseWorkflowAgent) else None
+        self._routing = routing_of(type(workflow))
+        self._surroundings = current_place.get()
+        if self._surroundings is not None:
+            self._surroundings.begins()
+        self._agent = self._label = workflow.name if isinstance(workflow, BaseWorkflowAgent) else None
         self.scope = begin_scope(self._agent or type(workflow).__name__, agent=self._agent, thread=thread)
+        self._first_scope: Scope | None = None
+        self._begun = False
         self._beginning = Place(self, self.scope)
         if start_event is not None:
             self._beginning.send(start_event)
@@ -57,30 +60,62 @@ class WorkflowRun:
     def begin_step(self, name: str, events: list[Event]) -> Place:
         """Begins a step that these events start, and enters its scope."""
         agent = self.agent_of(name, events)
-        after, origin = self._after(name, events)
-        if origin.tools is not None:
-            scope = origin.tools.open(agent, call=isinstance(events[0], ToolCall))
-        elif origin.begun is not None:
-            scope, origin.begun = origin.begun, None
+        origin = origins.get(events[0]) if len(events) == 1 else None
+        sender = origin.place if origin is not None and origin.goes_on and not origin.attempts else None
+        if sender is not None and sender.run is self:
+            place = Place(self, sender.scope, agent)
         else:
-            scope = self.scope.follow(*after, agent=agent, of=origin.fan_out)
-        place = Place(self, scope, agent=agent, tools=origin.tools)
+            place = self._begin_after(name, events, agent)
+        self._begun = True
         if events and isinstance(events[0], ToolCall):
             place.asked = events[0].tool_name, events[0].tool_id
         for event in events:
             if (found := origins.get(event)) is not None:
                 found.attempts[name] = place
-        scope.enter()
+        if place.scope is not None:
+            place.scope.enter()
         return place
 
-    def follow(self, after: Scope, name: str, event: Event) -> Scope:
-        """Opens the scope of a step that is about to be started by an event."""
-        return self.scope.follow(after, agent=self.agent_of(name, [event]))
+    def _begin_after(self, name: str, events: list[Event], agent: str | None) -> Place:
+        """Begins a step that does not merely go on from another in its scope."""
+        after, origin = self._after(name, events)
+        if (tools := origin.tools) is not None:
+            is_call = isinstance(events[0], ToolCall)
+            return Place(self, tools.open(agent, call=True) if is_call else None, agent, tools)
+        if origin.begun is not None:
+            scope, origin.begun = origin.begun, None
+            return Place(self, scope, agent)
+        if not self._begun and origin.fan_out is None and agent == self._label:
+            return Place(self, None, agent)
+        after_scopes = [place.followed() for place in after]
+        return Place(self, self.scope.follow(*after_scopes, agent=agent, of=origin.fan_out), agent)
+
+    def first_scope(self) -> Scope:
+        """Returns what stands for the first steps, which are in the run's own scope."""
+        if self._first_scope is None:
+            self._first_scope = self.scope.follow()
+        return self._first_scope
 
     def end(self, result: object, error: BaseException | None) -> None:
         self.scope.end("cancelled" if self.cancelled else outcome_of(error))
 
-    def _after(self, name: str, events: list[Event]) -> tuple[list[Scope], Origin]:
+    def steps_for(self, event: Event, step: str | None) -> Sequence[str]:
+        """Returns the names of the steps that an event starts, each by itself.
+
+        Args:
+            step: the only one that it is for.
+        """
+        return self._routing.steps_for(event) if step is None else (step,)
+
+    def agent_of(self, name: str, events: list[Event]) -> str | None:
+        """Returns the label of a step that events start."""
+        if not self.is_agent:
+            return name
+        if events and isinstance(events[0], (AgentInput, AgentSetup, AgentOutput)):
+            self._agent = events[0].current_agent_name
+        return self._agent
+
+    def _after(self, name: str, events: list[Event]) -> tuple[list[Place], Origin]:
         """Returns what a step goes on from, and the origin of the event that starts it, if it is one."""
         places: dict[Place, None] = {}
         alone = Origin()
@@ -102,7 +137,7 @@ class WorkflowRun:
                     alone = origin
         if not events:
             places.update(dict.fromkeys(self._take_untraced()))
-        return [place.scope for place in places if place is not self._beginning], alone
+        return [place for place in places if place is not self._beginning], alone
 
     def _take_untraced(self) -> list[Place]:
         taken, self.untraced = self.untraced, []
@@ -114,13 +149,6 @@ class WorkflowRun:
         while sender is not None and sender.run is not self:
             sender = sender.run._surroundings
         return sender
-
-    def agent_of(self, name: str, events: list[Event]) -> str | None:
-        if not self.is_agent:
-            return name
-        if events and isinstance(events[0], (AgentInput, AgentSetup, AgentOutput)):
-            self._agent = events[0].current_agent_name
-        return self._agent
 
 
 def _failed_attempt(event: Event) -> Place | None:

@@ -46,7 +46,7 @@ HOOKS = [
     (spans, "WorkflowRun"),
     (spans.OpenSpans, "get"),
     (spans.OpenSpans, "put"),
-    (spans.OpenSpans, "end"),
+    (spans.OpenSpans, "pop"),
     (workflow_run, "begin_scope"),
     (workflow_run.WorkflowRun, "begin_step"),
     (workflow_run, "routing_of"),
