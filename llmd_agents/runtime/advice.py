@@ -214,10 +214,16 @@ class Advice:
                 self._give_up(program, tip.path, tip.engine)
                 tip.digest, tip.path = None, ()
 
-    def fork_declared(self, program: str, branch: str, fork: str, width: int, at: float) -> None:
-        """Branches are about to start from a branch's context."""
+    def fork_declared(
+        self, program: str, branch: str, fork: str, width: int, at: float, *, within: str | None = None
+    ) -> None:
+        """Branches are about to start from a branch's context; the branch may be `within` another fork."""
         record = self._programs.get(program)
-        if record is None or fork in record.plans:
+        if record is None:
+            return
+        if within is not None:
+            record.begin(within)
+        if fork in record.plans:
             return
         self._begin(program, record, branch, fork, width, at)
 

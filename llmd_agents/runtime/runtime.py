@@ -530,7 +530,8 @@ class Runtime:
         elif isinstance(event, Superseded):
             advice.superseded(event.program, event.branch, event.digest)
         elif isinstance(event, ForkDeclared):
-            advice.fork_declared(event.program, event.branch, event.fork, event.width, at)
+            within = event.position.id if event.position is not None else None
+            advice.fork_declared(event.program, event.branch, event.fork, event.width, at, within=within)
 
     def _issue(
         self, tenant: str, engine: str, directive: Directive, program: str | None, call: int | None

@@ -509,6 +509,23 @@ def test_forks_that_are_declared_and_never_run_stop_being_prepared() -> None:
     assert copies[-1] == 0
 
 
+def test_forks_whose_branches_only_fork_count_as_run() -> None:
+    story = Story()
+    copies = []
+    for number in range(6):
+        program = f"p{number}"
+        story.start(program)
+        story.step("s1", [LONG, program], engine="a", program=program)
+        story.tell(ForkDeclared(program=program, at=0, fork="f1", width=20))
+        copies.append(len(story.issued(Prefetch)))
+        inner = ForkPosition(id="f1", index=0, width=20)
+        story.tell(ForkDeclared(program=program, at=0, branch="f1.0", fork="f2", width=2, position=inner))
+        inmost = ForkPosition(id="f2", index=0, width=2)
+        story.tell(ForkDeclared(program=program, at=0, branch="f2.0", fork="f3", width=2, position=inmost))
+        story.tell(ProgramFinished(program=program, at=0))
+    assert copies == [2] * 6
+
+
 # --- modes, tenants, limits
 
 
