@@ -1,8 +1,10 @@
-"""What the handler adds to a model call: python -m tests.bench_overhead
+"""What the handler adds to a model call: `python -m tests.bench_overhead`, here, prints JSON.
 
-The same chains, with and without the handler, in turn, on the same hooked clients and server. Prints JSON:
-medians in microseconds, of a call that a chain's code makes, and of a chain of prompt, model and parser,
-which is one call in four runs of LangChain.
+The same runs, within one program, without any handler, with one that does nothing, and with the adapter's,
+in turn. The model is reached through the same hooked clients in all arms and answers in this process: what
+differs is the handler, from a run's beginning to its end, divided by its calls. What is added is the median
+of the differences of neighbours, in microseconds: by the clock, and of the CPU, which what else the machine
+does disturbs less.
 """
 
 import gc
@@ -10,54 +12,123 @@ import json
 import statistics
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypedDict
 
+import httpx2
+from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.runnables import RunnableLambda
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langgraph.graph import START, StateGraph
+from pydantic import SecretStr
 
-from llmd_agents import program
-from llmd_agents.testing import Line, recording_server
+from llmd_agents import attach, program
 from llmd_agents_langchain import LlmdAgentsHandler
-from tests.recorded import model_of
 
 CALLS = 10
+NODES = 3
 
 
-def medians(chain: Runnable[Any, Any], given: Any, rounds: int, calls: int) -> dict[str, float]:
-    """Returns medians of what a call takes without, and more with: by the clock, and of the CPU."""
-    configs: dict[bool, Any] = {False: {}, True: {"callbacks": [LlmdAgentsHandler()]}}
+class Idle(BaseCallbackHandler):
+    """A handler that is called, and does nothing."""
+
+    run_inline = True
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class State(TypedDict, total=False):
+    text: str
+
+
+@tool
+def look_up() -> str:
+    """Looks up."""
+    return "found"
+
+
+def answer(request: httpx2.Request) -> httpx2.Response:
+    """Answers in this process: nothing of a network is measured."""
+    asked = json.loads(request.content)
+    message: dict[str, Any] = {"role": "assistant", "content": "done"}
+    if "tools" in asked and asked["messages"][-1]["role"] == "user":
+        call = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return httpx2.Response(200, json=body)
+
+
+def graph_of(model: ChatOpenAI) -> Any:
+    """Returns a graph of nodes one after another, each of which calls the model."""
+
+    def node(state: State) -> State:
+        return {"text": model.invoke("hello").text}
+
+    graph = StateGraph(State)
+    for number in range(NODES):
+        graph.add_node(f"node{number}", node)
+        graph.add_edge(f"node{number - 1}" if number else START, f"node{number}")
+    return graph.compile()
+
+
+def added(run: Callable[[Any], object], rounds: int, calls: int) -> dict[str, float]:
+    """Returns medians of what a call takes without a handler, and of what it takes more with each."""
+    arms: dict[str, Any] = {
+        "without": {},
+        "idle": {"callbacks": [Idle()]},
+        "added": {"callbacks": [LlmdAgentsHandler()]},
+    }
     clocks = {"": time.perf_counter, "cpu_": time.thread_time}
-    took: dict[tuple[str, bool], list[float]] = {(name, how): [] for name in clocks for how in configs}
+    took: dict[tuple[str, str], list[float]] = {(name, arm): [] for name in clocks for arm in arms}
+    names = list(arms)
     for turn in range(rounds):
-        # Within one program: to begin one costs the same without the adapter.
-        with program("bench"):
-            for watched in (False, True) if turn % 2 else (True, False):
-                began = {name: clock() for name, clock in clocks.items()}
-                chain.invoke(given, configs[watched])
-                for name, clock in clocks.items():
-                    took[name, watched].append((clock() - began[name]) / calls * 1e6)
+        first = turn % len(names)
+        for arm in (*names[first:], *names[:first]):
+            began = {name: clock() for name, clock in clocks.items()}
+            run(arms[arm])
+            for name, clock in clocks.items():
+                took[name, arm].append((clock() - began[name]) / calls * 1e6)
     report = {}
     for name in clocks:
-        without, with_it = (statistics.median(took[name, how][rounds // 10 :]) for how in configs)
-        report[f"{name}p50_without_us"] = round(without, 1)
-        report[f"{name}p50_added_us"] = round(with_it - without, 1)
+        without, idle, watched = (took[name, arm][rounds // 10 :] for arm in arms)
+        report[f"{name}p50_without_us"] = round(statistics.median(without), 1)
+        for arm, found in (("idle_", idle), ("", watched)):
+            more = [one - other for one, other in zip(found, without, strict=True)]
+            report[f"{name}p50_{arm}added_us"] = round(statistics.median(more), 1)
     return report
 
 
 def main(rounds: int = 300) -> None:
-    with recording_server(Line("fine", times=None)) as server, model_of(server.base_url) as model:
-        model = model.model_copy(update={"default_headers": None})
+    with attach(httpx2.Client(transport=httpx2.MockTransport(answer))) as client, program("bench"):
+        model = ChatOpenAI(
+            model="m", base_url="http://127.0.0.1:1/v1", api_key=SecretStr("none"), http_client=client
+        )
 
         def several(text: str) -> str:
             return "".join(model.invoke(text).text for _ in range(CALLS))
 
+        code = RunnableLambda(several)
         prompt = ChatPromptTemplate.from_messages([("system", "Be brief."), ("user", "{text}")])
+        chain = prompt | model | StrOutputParser()
+        graph = graph_of(model)
+        agent: Any = create_agent(model, [look_up])
+        asked: Any = {"messages": [("user", "find it")]}
         gc.disable()
         report = {
             "rounds": rounds,
-            "call": medians(RunnableLambda(several), "hello", max(rounds // CALLS, 20), CALLS),
-            "prompt_model_parser": medians(prompt | model | StrOutputParser(), {"text": "hello"}, rounds, 1),
+            # Calls that a chain's code makes.
+            "call": added(lambda config: code.invoke("hello", config), max(rounds // CALLS, 20), CALLS),
+            # One call in four runs of LangChain's.
+            "prompt_model_parser": added(lambda config: chain.invoke({"text": "hello"}, config), rounds, 1),
+            "graph": added(lambda config: graph.invoke({"text": ""}, config), rounds, NODES),
+            # Two calls, and one of a tool.
+            "agent": added(lambda config: agent.invoke(asked, config), rounds, 2),
         }
     print(json.dumps(report))
 
