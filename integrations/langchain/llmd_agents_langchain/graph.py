@@ -1,5 +1,6 @@
 """A LangGraph graph that runs: supersteps one after another, the nodes of each side by side."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -41,7 +42,7 @@ class Graph:
             fan_out = self.fan_out if sent else None
         return self.scope.open(agent=agent, phase=("step", step), of=fan_out), fan_out
 
-    def node_ended(self, sent: list[str]) -> None:
+    def node_ended(self, sent: Sequence[str]) -> None:
         """Takes note of what a node that has ended sends; the node's own scope has ended before.
 
         What a step's only node sends is known now. Of several, some may not have begun: then it is declared

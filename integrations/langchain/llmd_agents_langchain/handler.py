@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.callbacks import BaseCallbackHandler
 
+from llmd_agents.client import faults
+
 from .marks import FORMATTING, is_graph, is_streamed, width
-from .quietly import quietly
-from .runs import RUNS, Told, agent_name
+from .runs import RUNS, Observed, agent_name
 from .tested import all_tested
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from langchain_core.outputs import LLMResult
+
+_beginning: Final = faults("the beginning of a run gives no hints")
+_end: Final = faults("the end of a run gives no hints")
 
 
 class LlmdAgentsHandler(BaseCallbackHandler):
@@ -30,17 +34,20 @@ class LlmdAgentsHandler(BaseCallbackHandler):
     run_inline = True
     raise_error = False
 
+    # What is ignored is asked for with each event.
+    ignore_llm: bool = False
+    ignore_chain: bool = False
+    ignore_agent: bool = False
+    ignore_retriever: bool = False
+    ignore_chat_model: bool = False
+    ignore_retry: bool = True
+    ignore_custom_event: bool = True
+
     def __init__(self) -> None:
-        self._ignores = not all_tested()
+        if not all_tested():
+            self.ignore_llm = self.ignore_chat_model = self.ignore_chain = True
+            self.ignore_agent = self.ignore_retriever = True
 
-    @property
-    def ignore_llm(self) -> bool:
-        return self._ignores
-
-    ignore_chain = ignore_agent = ignore_retriever = ignore_chat_model = ignore_llm
-    ignore_retry = ignore_custom_event = property(lambda self: True)
-
-    @quietly
     def on_chain_start(
         self,
         serialized: dict[str, Any] | None,
@@ -54,19 +61,18 @@ class LlmdAgentsHandler(BaseCallbackHandler):
         run_type: str | None = None,
         **kwargs: Any,
     ) -> None:
-        told = Told(name, tags, metadata or {}, width=width(name, inputs))
-        waits = (
-            run_type in FORMATTING
-            or is_streamed(inputs)
-            or (parent_run_id is None and is_graph(told.metadata))
-        )
-        RUNS.chain_began(run_id, parent_run_id, told, waits=waits)
+        with _beginning:
+            run = Observed(name, tags, metadata or {})
+            waits = run_type in FORMATTING
+            if not waits:
+                run.width = width(name, inputs)
+                waits = is_streamed(inputs) or (parent_run_id is None and is_graph(run.metadata))
+            RUNS.chain_began(run_id, parent_run_id, run, waits=waits)
 
-    @quietly
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        RUNS.ended(run_id, outputs)
+        with _end:
+            RUNS.ended(run_id, outputs)
 
-    @quietly
     def on_chat_model_start(
         self,
         serialized: dict[str, Any] | None,
@@ -78,16 +84,17 @@ class LlmdAgentsHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        RUNS.model_began(run_id, parent_run_id, Told(None, tags, metadata or {}, agent_name.get()))
+        with _beginning:
+            run = Observed(None, tags, metadata or {}, agent_name.get())
+            RUNS.model_began(run_id, parent_run_id, run)
 
     def on_llm_start(self, serialized: dict[str, Any] | None, prompts: Any, **kwargs: Any) -> None:
         self.on_chat_model_start(serialized, prompts, **kwargs)
 
-    @quietly
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
-        RUNS.model_ended(run_id, response)
+        with _end:
+            RUNS.model_ended(run_id, response)
 
-    @quietly
     def on_tool_start(
         self,
         serialized: dict[str, Any] | None,
@@ -101,22 +108,22 @@ class LlmdAgentsHandler(BaseCallbackHandler):
         tool_call_id: str | None = None,
         **kwargs: Any,
     ) -> None:
-        called = name or (serialized or {}).get("name") or "unnamed"
-        told = Told(called, tags, metadata or {})
-        RUNS.tool_began(run_id, parent_run_id, told, called, tool_call_id)
+        with _beginning:
+            run = Observed(name or (serialized or {}).get("name"), tags, metadata or {})
+            RUNS.tool_began(run_id, parent_run_id, run, tool_call_id)
 
     def on_retriever_start(self, serialized: dict[str, Any] | None, query: Any, **kwargs: Any) -> None:
         self.on_tool_start(serialized, query, **kwargs)
 
-    @quietly
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        RUNS.ended(run_id)
+        with _end:
+            RUNS.ended(run_id)
 
     def on_retriever_end(self, documents: Any, **kwargs: Any) -> None:
         self.on_tool_end(documents, **kwargs)
 
-    @quietly
     def _on_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        RUNS.failed(run_id, error)
+        with _end:
+            RUNS.failed(run_id, error)
 
     on_chain_error = on_llm_error = on_tool_error = on_retriever_error = _on_error

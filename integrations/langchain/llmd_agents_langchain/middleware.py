@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.runnables.config import var_child_runnable_config
 
-from llmd_agents.client import begin_scope, current_run, current_scope, tool_call
+from llmd_agents.client import begin_scope, current_run, current_scope, faults, tool_call
 
 from .marks import agent_of
-from .quietly import quietly
 from .runs import RUNS, agent_name
 from .tested import all_tested
 
@@ -98,19 +97,11 @@ class _Quiet:
         self._block = ExitStack()
 
     def __enter__(self) -> None:
-        self._begin()
+        with faults("an agent's call gives no hints"):
+            self._make(self._block)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end(kind, error, trace)
-
-    @quietly
-    def _begin(self) -> None:
-        self._make(self._block)
-
-    @quietly
-    def _end(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._block.__exit__(kind, error, trace)
+        with faults("the end of an agent's call gives no hints"):
+            self._block.__exit__(kind, error, trace)

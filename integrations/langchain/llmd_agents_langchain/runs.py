@@ -6,10 +6,9 @@ import asyncio
 from collections import OrderedDict
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-from weakref import WeakSet
 
 from langchain_core.runnables.config import var_child_runnable_config
 
@@ -20,7 +19,7 @@ from .marks import agent_of, is_mapped, is_pause, is_sent, sends, superstep
 from .step_note import note_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from uuid import UUID
 
     from langchain_core.outputs import LLMResult
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from .marks import Metadata
 
-Outcome: TypeAlias = Literal["ok", "error", "cancelled"]
+Outcome: TypeAlias = Literal["ok", "error", "cancelled", "abandoned"]
 
 MAPPED: Final = "mapped"
 """The phase of a RunnableParallel's branches, where nothing tells how many there are."""
@@ -42,23 +41,16 @@ RUNS_MAX: Final = 16_384
 """Of more runs that are not over, those that began first are given up: their end was never told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What LangChain tells of a run when it begins."""
-
-    name: str | None = None
-    tags: Sequence[str] | None = None
-    metadata: Metadata = field(default_factory=dict)
-    agent: str | None = None
-    width: int = 0
-
-
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Observed:
     """One run.
 
     Attributes:
+        name: as LangChain tells it; so are its tags, metadata, and the agent.
+        width: how many runs it is about to start side by side; 0 if that is not known.
         outer: the run that it is part of.
+        step: the superstep of a graph that it is a node in.
+        node: the innermost node of a graph that it is, or is part of.
         scope: None until something runs within it, where it waits for that.
         of: the fan-out that it belongs to.
         fans_out: the one that the runs in it belong to.
@@ -69,23 +61,30 @@ class Observed:
         call: of a tool.
     """
 
-    told: Told
+    name: str | None
+    tags: Sequence[str] | None
+    metadata: Metadata
+    agent: str | None = None
+    width: int = 0
     outer: Observed | None = None
+    step: int | None = None
+    node: Observed | None = None
     scope: Scope | None = None
     of: FanOut | None = None
     fans_out: FanOut | None = None
     graph: Graph | None = None
     node_of: Graph | None = None
-    sent: list[str] = field(default_factory=list)
+    sent: Sequence[str] = ()
     began: tuple[str, ...] = ()
     call: AbstractContextManager[Any] | None = None
 
-    def up(self) -> Iterator[Observed]:
-        """Yields the run and what it is part of, from the inside out."""
-        run: Observed | None = self
-        while run is not None:
-            yield run
-            run = run.outer
+    def put_within(self, outer: Observed | None) -> None:
+        self.outer = outer
+        self.step = superstep(self.tags)
+        if self.step is not None:
+            self.node = self
+        elif outer is not None:
+            self.node = outer.node
 
 
 class Runs:
@@ -93,80 +92,78 @@ class Runs:
 
     def __init__(self) -> None:
         self._lock = RLock()
-        self._runs: OrderedDict[UUID | None, Observed] = OrderedDict()
-        self._scopes: WeakSet[Scope] = WeakSet()
+        # By the number that an id is: the hash of a UUID is computed in Python.
+        self._runs: OrderedDict[int, Observed] = OrderedDict()
+        self._scopes: set[Scope] = set()
 
     def __len__(self) -> int:
         return len(self._runs)
 
-    def chain_began(self, run_id: UUID, parent_id: UUID | None, told: Told, *, waits: bool) -> None:
+    def chain_began(self, run_id: UUID, parent_id: UUID | None, run: Observed, *, waits: bool) -> None:
         """A chain begins.
 
         Args:
             waits: whether it only waits for what runs within it, or gives it its input. What runs in its
                 context then is none of its own code, but perhaps whoever reads its stream.
         """
-        if run_id in self._runs:
+        if run_id.int in self._runs:
             return
-        run = Observed(told, self._outer(parent_id))
+        run.put_within(self._outer(parent_id))
         if waits:
             self._keep(run_id, run)
         else:
             self._enter(run_id, run)
 
-    def model_began(self, run_id: UUID, parent_id: UUID | None, told: Told) -> None:
+    def model_began(self, run_id: UUID, parent_id: UUID | None, run: Observed) -> None:
         """A model that is called outside of chains is left to the client: it knows as much."""
         outer = self._outer(parent_id)
-        if outer is None or run_id in self._runs:
+        if outer is None or run_id.int in self._runs:
             return
-        run = Observed(told, outer)
-        scope = self._enter(run_id, run)
-        run.began = scope.frontier
-        for part in run.up():
+        run.put_within(outer)
+        run.began = self._enter(run_id, run).frontier
+        part: Observed | None = run
+        while part is not None:
             if part.of is not None:
                 part.of.declare()
+            part = part.outer
 
-    def tool_began(
-        self, run_id: UUID, parent_id: UUID | None, told: Told, name: str, call_id: str | None
-    ) -> None:
+    def tool_began(self, run_id: UUID, parent_id: UUID | None, run: Observed, call_id: str | None) -> None:
         """A tool or retriever that is called outside of programs is nobody's."""
-        if run_id in self._runs:
+        if run_id.int in self._runs:
             return
         outer = self._outer(parent_id)
         if outer is None and current_run() is None:
             return
-        run = Observed(told, outer)
+        run.put_within(outer)
         self._enter(run_id, run)
-        run.call = tool_call(name, call_id=call_id)
+        run.call = tool_call(run.name or "unnamed", call_id=call_id)
         run.call.__enter__()
 
     def ended(self, run_id: UUID, result: object = None) -> None:
-        run = self._runs.get(run_id)
+        run = self._runs.pop(run_id.int, None)
         if run is None:
             return
-        if found := sends(result):
-            node = next((part for part in run.up() if part.node_of is not None), None)
-            if node is not None:
-                node.sent = found
-        self._end(run_id, run, "ok", None)
+        if run.node is not None and (found := sends(result)):
+            run.node.sent = found
+        self._end(run, "ok", None)
 
     def model_ended(self, run_id: UUID, result: LLMResult) -> None:
-        run = self._runs.get(run_id)
+        run = self._runs.pop(run_id.int, None)
         if run is None:
             return
-        if run.scope is not None and run.scope.frontier != run.began:
-            note_step(run.scope.run, run.scope.frontier[-1], result)
-        self._end(run_id, run, "ok", None)
+        self._end(run, "ok", None)
+        if run.scope is not None and (frontier := run.scope.frontier) != run.began:
+            note_step(run.scope.run, frontier[-1], result)
 
     def failed(self, run_id: UUID, error: BaseException) -> None:
-        run = self._runs.get(run_id)
+        run = self._runs.pop(run_id.int, None)
         if run is None:
             return
         if is_pause(error):
             # A tool that is paused has not failed, nor shown how long it takes.
-            self._end(run_id, run, "ok", asyncio.CancelledError)
+            self._end(run, "ok", asyncio.CancelledError)
         else:
-            self._end(run_id, run, "error" if isinstance(error, Exception) else "cancelled", type(error))
+            self._end(run, "error" if isinstance(error, Exception) else "cancelled", type(error))
 
     def knows(self, scope: Scope | None) -> bool:
         """Returns whether a scope stands for a run."""
@@ -174,12 +171,11 @@ class Runs:
 
     def _outer(self, parent_id: UUID | None) -> Observed | None:
         """Returns the run that a new one is part of: that LangChain names, or whose code starts it."""
-        if parent_id is not None and (named := self._runs.get(parent_id)) is not None:
+        if parent_id is not None and (named := self._runs.get(parent_id.int)) is not None:
             return named
         config = var_child_runnable_config.get()
-        if config is None:
-            return None
-        return self._runs.get(getattr(config.get("callbacks"), "parent_run_id", None))
+        around = None if config is None else getattr(config.get("callbacks"), "parent_run_id", None)
+        return None if around is None else self._runs.get(around.int)
 
     def _enter(self, run_id: UUID, run: Observed) -> Scope:
         """Makes a run that of the code that this context runs from here on."""
@@ -189,55 +185,61 @@ class Runs:
         return scope
 
     def _keep(self, run_id: UUID, run: Observed) -> None:
-        with self._lock:
-            self._runs[run_id] = run
-            given_up = self._runs.popitem(last=False)[1] if len(self._runs) > RUNS_MAX else None
-        if given_up is not None and given_up.scope is not None:
-            given_up.scope.end("abandoned")
+        self._runs[run_id.int] = run
+        if len(self._runs) > RUNS_MAX:
+            self._end_scope(self._runs.popitem(last=False)[1], "abandoned")
 
     def _scope(self, run: Observed) -> Scope:
         """Returns a run's scope, which is opened now if the run has waited until now."""
+        if run.scope is not None:
+            return run.scope
         with self._lock:
             if run.scope is None:
-                run.scope = self._begin(run.told) if run.outer is None else self._open(run, run.outer)
-                run.fans_out = run.scope.expect_fan_out(run.told.width)
-                self._scopes.add(run.scope)
+                scope = self._begin(run) if run.outer is None else self._open(run, run.outer)
+                if run.width:
+                    run.fans_out = scope.expect_fan_out(run.width)
+                self._scopes.add(scope)
+                run.scope = scope
             return run.scope
 
-    def _begin(self, told: Told) -> Scope:
+    def _begin(self, run: Observed) -> Scope:
         """Begins the scope of a run that is part of no other."""
         # All runs of a batch begin in one context, and whoever reads a stream runs in the stream's.
-        while (beside := current_scope()) is not None and self.knows(beside):
+        while self._scopes and (beside := current_scope()) is not None and beside in self._scopes:
             beside.leave()
             if current_scope() is beside:
                 break
-        thread = told.metadata.get("thread_id")
+        thread = run.metadata.get("thread_id")
         return begin_scope(
-            told.name or "unnamed",
-            agent=agent_of(told.metadata, node=False),
+            run.name or "unnamed",
+            agent=agent_of(run.metadata, node=False),
             thread=None if thread is None else str(thread),
         )
 
     def _open(self, run: Observed, outer: Observed) -> Scope:
         """Opens the scope of a run within another."""
-        around, told = self._scope(outer), run.told
-        step = superstep(told.tags)
-        agent = told.agent or agent_of(told.metadata, node=step is not None)
-        if step is not None:
+        around = self._scope(outer)
+        agent = run.agent or agent_of(run.metadata, node=run.step is not None)
+        if run.step is not None:
             run.node_of = outer.graph = outer.graph or Graph(around)
-            scope, run.of = run.node_of.open_node(step, sent=is_sent(told.metadata), agent=agent)
+            scope, run.of = run.node_of.open_node(run.step, sent=is_sent(run.metadata), agent=agent)
             return scope
         run.of = outer.fans_out
-        return around.open(agent=agent, of=run.of, phase=MAPPED if is_mapped(told.tags) else None)
+        return around.open(agent=agent, of=run.of, phase=MAPPED if is_mapped(run.tags) else None)
 
-    def _end(self, run_id: UUID, run: Observed, outcome: Outcome, kind: type[BaseException] | None) -> None:
-        self._runs.pop(run_id, None)
+    def _end(self, run: Observed, outcome: Outcome, kind: type[BaseException] | None) -> None:
+        if run.scope is None:
+            return
         if run.call is not None:
             run.call.__exit__(kind, None, None)
-        if run.scope is not None:
-            run.scope.end(outcome)
+        self._end_scope(run, outcome)
         if run.node_of is not None:
             run.node_of.node_ended(run.sent)
+
+    def _end_scope(self, run: Observed, outcome: Outcome) -> None:
+        if run.scope is not None:
+            run.scope.end(outcome)
+            self._scopes.discard(run.scope)
 
 
 RUNS: Final = Runs()

@@ -17,10 +17,12 @@ LATEST: Final = 1000
 
 def note_step(run: Run, step: str, result: LLMResult) -> None:
     """Adds the program, the step and the server's answer to its hints to the messages' response metadata."""
-    note: dict[str, Any] = {"program": run.id, "step": step}
-    record = next((one for one in islice(reversed(run.history.steps), LATEST) if one.step == step), None)
-    if record is None:
+    for record in islice(reversed(run.history.steps), LATEST):
+        if record.step == step:
+            break
+    else:
         return
+    note: dict[str, Any] = {"program": run.id, "step": step}
     if record.ack is not None:
         note["ack"] = record.ack.model_dump(mode="json", exclude_defaults=True)
     for choices in result.generations:
