@@ -49,8 +49,15 @@ def _roots(graph: ProgramGraph) -> list[str]:
 
 
 def _waves(graph: ProgramGraph, branch: str) -> list[list[Item]]:
-    """Groups what is on a branch by how many others on it come before; those of one group overlapped."""
-    items = {item.id: item for item in graph.on_branch(branch)}
+    """Groups what is on a branch by how many others on it come before; those of one group overlapped.
+
+    A fork of which nothing came is left out: nobody made a call on its branches, and nobody waited for them.
+    """
+    items = {
+        item.id: item
+        for item in graph.on_branch(branch)
+        if isinstance(item, StepNode) or item.joined or item.branches
+    }
     before = {one: [parent for parent in item.parents if parent in items] for one, item in items.items()}
     try:
         order: Iterable[str] = tuple(TopologicalSorter(before).static_order())

@@ -175,6 +175,19 @@ def test_nested_forks_and_forks_without_calls() -> None:
     graph.assert_edges({"a": ["b", "d"], "b": ["c"], "c": ["e"], "d": ["e"]})
 
 
+def test_a_fork_of_which_nothing_comes() -> None:
+    graph = graph_of(
+        step("s1", "a"),
+        forked("h1", 1, "s1")[0],
+        BranchEnded(program="p1", at=2, branch="h1.0", outcome="abandoned"),
+        step("s2", "b", "s1"),
+    )
+    assert graph.shape() == "a > b"
+    graph.assert_edges({"a": ["b"]})
+    assert "fork" not in graph.to_text()
+    assert not graph.assert_forked(1).joined
+
+
 def test_a_fork_that_only_its_children_tell_of() -> None:
     graph = graph_of(
         step("s1", "a"),
