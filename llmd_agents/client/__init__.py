@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from .executor import ContextExecutor
     from .fan_out import FanOut
     from .fork import Fork
-    from .handover import META_KEY, current_baggage, current_environment, current_headers, current_meta
+    from .handover import (
+        META_KEY,
+        HandOverBlock,
+        current_baggage,
+        current_environment,
+        current_headers,
+        current_meta,
+    )
     from .kept_programs import end_threads
     from .marks import mark
     from .open_scopes import OpenScopes
@@ -43,6 +50,7 @@ __all__ = [
     "FanOut",
     "Forecast",
     "Fork",
+    "HandOverBlock",
     "OpenScopes",
     "Run",
     "Scope",
@@ -78,6 +86,7 @@ _WHEN_USED = {
     "FanOut": "fan_out",
     "Forecast": ".hints",
     "Fork": "fork",
+    "HandOverBlock": "handover",
     "META_KEY": "handover",
     "OpenScopes": "open_scopes",
     "Run": "run",

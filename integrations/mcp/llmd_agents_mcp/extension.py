@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 from mcp.server.extension import Extension
 from mcp_types import CallToolResult, ListToolsResult
 
-from llmd_agents.client import META_KEY
+from llmd_agents.client import META_KEY, faults
 
 from .declared import with_hints
-from .faults import faults
 from .served_call import ServedCall
 from .tested import mcp_is_supported
 
@@ -39,7 +38,7 @@ class LlmdAgentsExtension(Extension):
     ) -> HandlerResult:
         if not self._supported:
             return await call_next(ctx)
-        call = ServedCall(params.name, ctx.meta)
+        call = ServedCall(params, ctx.meta)
         async with call:
             result = await call_next(ctx)
             if isinstance(result, CallToolResult):

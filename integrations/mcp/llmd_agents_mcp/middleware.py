@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from fastmcp.server.middleware import Middleware
 from fastmcp.tools.base import InputRequiredToolResult
 
+from llmd_agents.client import faults
+
 from .declared import with_hints
-from .faults import faults
 from .served_call import ServedCall
 from .tested import fastmcp_is_supported
 
@@ -36,7 +37,7 @@ class LlmdAgentsMiddleware(Middleware):
     ) -> ToolResult:
         if not self._supported:
             return await call_next(context)
-        call = ServedCall(context.message.name, _meta_of(context))
+        call = ServedCall(context.message, _meta_of(context))
         async with call:
             result = await call_next(context)
             if not isinstance(result, InputRequiredToolResult):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from llmd_agents.client import META_KEY, current_run, declare_tool, tool_call
+from llmd_agents.client import META_KEY, current_run, declare_tool, faults, tool_call
 
-from .faults import faults
-from .tool_hints import read_hints
+from .tool_hints import read_hints, steps_made
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from types import TracebackType
+
+    from llmd_agents.client import HandOverBlock
 
 TOOLS_MAX: Final = 1024
 """Of a longer list, the rest is not looked at."""
@@ -29,7 +31,7 @@ async def sent(tool: str, meta: Mapping[str, Any] | None, send: Callable[[Any], 
     with call:
         result = await send(call.meta)
         call.failed = getattr(result, "is_error", False) is True
-    learn(tool, getattr(result, "meta", None))
+        call.learn(getattr(result, "meta", None))
     return result
 
 
@@ -45,29 +47,39 @@ class SentCall:
         self.meta = meta
         self.failed = False
         self._tool = tool
-        self._entered: list[Any] = []
+        self._call: AbstractContextManager[object] | None = None
+        self._handed_over: HandOverBlock | None = None
 
     def __enter__(self) -> None:
         with faults("a call of a tool is not reported"):
-            self._enter(tool_call(self._tool))
+            call = tool_call(self._tool)
+            call.__enter__()
+            self._call = call
         with faults("the program is not handed over"):
             run = current_run()
-            if run is not None and META_KEY not in (self.meta or {}):
-                handed = self._enter(run.hand_over(self._tool))
+            if run is not None and (not self.meta or META_KEY not in self.meta):
+                over = run.hand_over(self._tool)
+                handed = over.__enter__()
+                self._handed_over = over
                 if handed.meta:
                     self.meta = {**(self.meta or {}), **handed.meta}
+
+    def learn(self, meta: object) -> None:
+        """Takes note of what the result says of the call, and of the tool."""
+        with faults("what comes with a result is not read"):
+            if self._handed_over is not None and steps_made(meta) is False:
+                self._handed_over.withdraw()
+        learn(self._tool, meta)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._entered:
-            with faults("the end of a call of a tool is not reported"):
-                self._entered.pop().__exit__(_Failed if self.failed else kind, error, trace)
-
-    def _enter(self, block: Any) -> Any:
-        value = block.__enter__()
-        self._entered.append(block)
-        return value
+        with faults("the program is not taken back"):
+            if self._handed_over is not None:
+                self._handed_over.__exit__(kind, error, trace)
+        with faults("the end of a call of a tool is not reported"):
+            if self._call is not None:
+                self._call.__exit__(_Failed if self.failed else kind, error, trace)
 
 
 class _Failed(Exception):

@@ -14,6 +14,9 @@ EXPECTED_MAX_S: Final = 86_400.0
 LIFETIME_MAX_S: Final = 30 * 86_400.0
 SIGMA_MAX: Final = 10.0
 
+STEPS: Final = "steps"
+"""The member of a result's hints that says whether the tool made steps of the caller's program."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolHints:
@@ -56,6 +59,13 @@ def read_hints(meta: object) -> ToolHints:
         None if lifetime is None else lifetime / 1000,
         cacheable if isinstance(cacheable, bool) else None,
     )
+
+
+def steps_made(meta: object) -> bool | None:
+    """Returns whether the tool made steps of the caller's program, if the result's `_meta` says so."""
+    said = meta.get(META_KEY) if isinstance(meta, Mapping) else None
+    steps = said.get(STEPS) if isinstance(said, Mapping) else None
+    return steps if isinstance(steps, bool) else None
 
 
 def _milliseconds(seconds: float | None) -> float | None:

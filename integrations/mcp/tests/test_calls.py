@@ -8,6 +8,8 @@ import fastmcp
 import pytest
 from mcp import Client, ClientSession
 from mcp.client.streamable_http import streamable_http_client
+from mcp.server.mcpserver import Context
+from mcp_types import InputRequiredResult
 
 from llmd_agents.client import META_KEY, program, tool_call
 from llmd_agents.hints import ToolFinished, ToolStarted
@@ -40,6 +42,58 @@ def test_calls_at_the_same_time(client: str, kind: str) -> None:
     edges = sorted((one.kind, other.kind) for one, other in graph.edges)
     assert edges == sorted([("plan", "read"), ("read", "shorten"), ("shorten", "write")] * 4)
     graph.assert_tools(["summarize"] * 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("client", KINDS)
+def test_a_tool_that_asks_no_model_beside_one_that_does(client: str, kind: str) -> None:
+    async def main(session: Any, base_url: str) -> None:
+        async with models(base_url) as model, session, program("p") as run:
+            await step(model, run, "plan")
+            await asyncio.gather(
+                session.call_tool("search", {"query": "x"}), session.call_tool("summarize", {"text": "x"})
+            )
+            await step(model, run, "write")
+            await session.call_tool("search", {"query": "x"})
+            await step(model, run, "sign")
+
+    with recording_server() as recording, over_http(server(kind, recording.base_url)) as url:
+        asyncio.run(main(to(client, url), recording.base_url))
+        graph = recording.graph()
+        named = {step.kind: step.parents for step in graph.steps}
+    graph.assert_shape("plan > fork(read > shorten) > write > sign")
+    edges = sorted((one.kind, other.kind) for one, other in graph.edges)
+    assert edges == sorted([("plan", "read"), ("read", "shorten"), ("shorten", "write"), ("write", "sign")])
+    assert len(named["write"]) == len(named["sign"]) == 1
+    graph.assert_tools({"search": 2, "summarize": 1})
+    assert {fork.name: fork.joined for fork in graph.forks} == {"search": False, "summarize": True}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tool_that_asks_a_model_and_then_the_client(kind: str) -> None:
+    """What it says at last it says of its second half, in which it made no step."""
+    made = server(kind, "http://127.0.0.1:9")
+
+    async def main(session: Any, base_url: str) -> None:
+        async with models(base_url) as model, session, program("p") as run:
+
+            @made.tool()
+            async def order(ctx: (fastmcp.Context if kind == "fastmcp" else Context)) -> Any:  # type: ignore[valid-type]
+                if ctx.request_state is None:
+                    async with models(base_url) as own:
+                        await own.completions.create(model="m", prompt="check")
+                    return InputRequiredResult(request_state="asked")
+                return "ordered"
+
+            await step(model, run, "plan")
+            result = await session.call_tool("order", {})
+            assert result.content[0].text == "ordered"
+            await step(model, run, "write")
+
+    with recording_server() as recording, over_http(made) as url:
+        asyncio.run(main(to("sdk", url), recording.base_url))
+        graph = recording.graph()
+    graph.assert_edges({"plan": ["step"], "step": ["write"]})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 
 import llmd_agents.client
 import llmd_agents_mcp
-from llmd_agents.client import META_KEY, Run, program
+from llmd_agents.client import META_KEY, Continuation, HandOverBlock, Run, program
 from llmd_agents.testing import recording_server
 from llmd_agents_mcp import (
     LlmdAgentsExtension,
@@ -33,14 +33,18 @@ HOOKS = [
     (sent_call, "current_run"),
     (sent_call, "declare_tool"),
     (sent_call, "read_hints"),
+    (sent_call, "steps_made"),
     (served_call, "handed_over"),
-    (served_call, "continue_program"),
+    (served_call, "Continuation"),
     (served_call, "known_hints"),
     (served_call, "tool_took"),
     (declared, "known_hints"),
     (Run, "hand_over"),
-    (Run, "__aenter__"),
-    (Run, "__aexit__"),
+    (HandOverBlock, "__enter__"),
+    (HandOverBlock, "__exit__"),
+    (HandOverBlock, "withdraw"),
+    (Continuation, "__aenter__"),
+    (Continuation, "__aexit__"),
 ]
 
 
@@ -69,11 +73,11 @@ def test_a_fault_in_a_hook(
                     result = await client.call_tool("search", {"query": "x"})
                     assert result.content[0].text == "found"
 
-    caplog.set_level("DEBUG", "llmd_agents.mcp")
+    caplog.set_level("DEBUG", "llmd_agents.client")
     with recording_server() as recording:
         asyncio.run(main(recording.base_url))
         assert len(recording.calls) == 3
-    logged = [record.getMessage() for record in caplog.records if record.name == "llmd_agents.mcp"]
+    logged = [record.getMessage() for record in caplog.records if record.name == "llmd_agents.client"]
     assert [text for text in logged if "ZeroDivisionError" in text]
     assert not [text for text in logged if "canary" in text]
 

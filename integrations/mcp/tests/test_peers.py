@@ -6,6 +6,7 @@ from typing import Any
 
 import fastmcp
 import pytest
+from fastmcp.server import create_proxy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcp import Client
@@ -14,7 +15,7 @@ from mcp_types import CallToolResult, TextContent
 
 from llmd_agents.client import META_KEY, continue_program, current_meta, program
 from llmd_agents.testing import recording_server
-from llmd_agents_mcp import attach, tool_hints
+from llmd_agents_mcp import LlmdAgentsMiddleware, attach, tool_hints
 from llmd_agents_mcp.sent_call import learn
 from llmd_agents_mcp.tool_hints import EXPECTED_MAX_S, LIFETIME_MAX_S, SIGMA_MAX, ToolHints, read_hints
 from tests.clients import listed, models, to
@@ -39,6 +40,9 @@ HOSTILE: list[Any] = [
     {"expected_duration_ms": True, "result_ttl_ms": False},
     {str(number): number for number in range(10_000)},
     {"program": {"id": "x"}, "step": None},
+    {"steps": "no"},
+    {"steps": 0},
+    {"steps": None},
     'v=1, program="p\x00"',
 ]
 
@@ -130,6 +134,29 @@ def test_a_handed_over_program_is_taken_up_once_however_deep_its_call_is_passed_
         ended = [event.branch for event in recording.events if event.type == "branch_ended"]
     graph.assert_edges({"plan": ["read"], "read": ["shorten"], "shorten": ["write"]})
     assert ended == ["h1.0"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "plain"])
+def test_a_server_that_passes_calls_on_says_what_the_one_behind_it_says(kind: str) -> None:
+    async def main(url: str, base_url: str) -> None:
+        front: Any = create_proxy(url, name="front")
+        front.add_middleware(LlmdAgentsMiddleware())
+        async with models(base_url) as model, attach(fastmcp.Client(front)) as client, program("p") as run:
+            with run.label(kind="plan"):
+                await model.completions.create(model="m", prompt="x")
+            await client.call_tool("search", {"query": "x"})
+            await client.call_tool("summarize", {"text": "x"})
+            with run.label(kind="write"):
+                await model.completions.create(model="m", prompt="x")
+
+    with recording_server() as recording, over_http(server(kind, recording.base_url)) as url:
+        asyncio.run(main(url, recording.base_url))
+        graph = recording.graph("p")
+    silent = kind == "plain"
+    graph.assert_edges(
+        {"plan": ["write"]} if silent else {"plan": ["read"], "read": ["shorten"], "shorten": ["write"]}
+    )
+    assert {fork.name: fork.joined for fork in graph.forks} == {"search": False, "summarize": not silent}
 
 
 JSON = st.recursive(
