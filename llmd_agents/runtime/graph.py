@@ -3,6 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 from llmd_agents.hints import Event, ForkPosition, Hints, Program, Rejection, Step
 from llmd_agents.hints.dependencies import ForkEnds, dependencies
@@ -142,10 +143,11 @@ class ProgramRecord:
         Stops after `EDGE_WORK_MAX` lookups, so that a graph that was made to be large costs little to show.
         """
         named = {step: record.declared.parents for step, record in self.steps.items()}
-        waits = dependencies(named, self._fork_ends, lookups_max=EDGE_WORK_MAX)
+        ends = cache(self._fork_ends)  # many steps may name one fork of many branches
+        waits = dependencies(named, lambda _, fork: ends(fork), lookups_max=EDGE_WORK_MAX)
         return ((parent, step) for step, parents in waits.items() for parent in parents)
 
-    def _fork_ends(self, step: str, fork_id: str) -> ForkEnds | None:
+    def _fork_ends(self, fork_id: str) -> ForkEnds | None:
         fork = self.forks.get(fork_id)
         if fork is None:
             return None
