@@ -77,7 +77,7 @@ class FanOut:
             self._fork.end(branch, outcome)
         with guard:
             self._over.add(branch.id)
-            self._beside += branch.beside if branch.begun else self._within(branch)
+            self._beside += branch.beside
 
     def join(self) -> None:
         """Lets what follows wait for the fork. `tell_joined` is called after it, outside of locks."""
@@ -98,7 +98,3 @@ class FanOut:
 
     def _has_steps(self, branch: Branch) -> bool:
         return branch.begun or branch.frontier != self._block.declared.parents
-
-    def _within(self, branch: Branch) -> list[str]:
-        """Returns what a branch without steps waited for: servers do not know that this is part of it."""
-        return [one for one in branch.frontier if one not in self._block.declared.parents]
