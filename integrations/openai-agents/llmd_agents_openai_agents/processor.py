@@ -36,7 +36,7 @@ class ProgramProcessor(TracingProcessor):
 
     def on_trace_end(self, trace: Trace) -> None:
         with faults("a trace's end is not told"):
-            part = open_parts.take(trace.trace_id)
+            part = open_parts.pop(trace.trace_id, None)
             if part is not None:
                 part.end()
 
@@ -65,62 +65,65 @@ def _begin_trace(trace: Trace) -> None:
 
 
 def _begin_span(span: Span[Any]) -> None:
-    if span.span_id in open_parts:
+    span_id = span.span_id
+    if span_id in open_parts:
         return
     data = span.span_data
+    kind = data.type
     outer = open_parts.get(span.parent_id or span.trace_id)
-    if outer is not None and outer.guarded and _is_step(data):
-        open_parts.put(span.span_id, outer)
+    if outer is not None and outer.guarded and _is_step(kind, data):
+        open_parts.put(span_id, outer)
         outer.begin_step()
         return
     if outer is not None:
-        part = _part_within(outer, data)
+        part = _part_within(outer, kind, data)
     elif span.parent_id is None and (trace := get_current_trace()) is not None:
         # Of a run that is resumed from its state the SDK does not tell that the trace begins again.
-        scope = begin_scope(trace.name, agent=_agent_of(data), thread=_thread_of(trace))
-        part = Part(scope, guarded=_is_guarded(data))
+        scope = begin_scope(trace.name, agent=_agent_of(kind, data), thread=_thread_of(trace))
+        part = Part(scope, guarded=_is_guarded(kind, data))
     else:
         return
-    open_parts.put(span.span_id, part)
+    open_parts.put(span_id, part)
     part.scope.enter()
     if part.tool is not None:
         part.tool.__enter__()
 
 
-def _is_step(data: Any) -> bool:
-    """Returns whether an agent or turn makes such spans one after another, in code of its own."""
-    # Only in a first turn are there guardrails. What is in later ones is opened in the agent itself.
-    return data.type in ("generation", "response", "mcp_tools") or (data.type == "turn" and data.turn > 1)
-
-
-def _part_within(outer: Part, data: Any) -> Part:
-    if data.type == "guardrail":
+def _part_within(outer: Part, kind: str, data: Any) -> Part:
+    if kind == "guardrail":
         return Part(outer.open_guardrail())
-    if data.type == "function":
+    if kind == "function":
         call = tool_call(data.name)
         return Part(outer.open_tool(), call)
-    return Part(outer.open(agent=_agent_of(data)), guarded=_is_guarded(data))
+    return Part(outer.open(agent=_agent_of(kind, data)), guarded=_is_guarded(kind, data))
 
 
-def _agent_of(data: Any) -> str | None:
-    return data.name if data.type == "agent" else None
+def _agent_of(kind: str, data: Any) -> str | None:
+    return data.name if kind == "agent" else None
 
 
-def _is_guarded(data: Any) -> bool:
-    return data.type in ("agent", "turn") and not _is_step(data)
+def _is_guarded(kind: str, data: Any) -> bool:
+    return kind == "agent" or (kind == "turn" and not _is_step(kind, data))
+
+
+def _is_step(kind: str, data: Any) -> bool:
+    """Returns whether an agent or turn makes such spans one after another, in code of its own."""
+    # Only in a first turn are there guardrails. What is in later ones is opened in the agent itself.
+    return kind in ("generation", "response", "mcp_tools") or (kind == "turn" and data.turn > 1)
 
 
 def _end_span(span: Span[Any]) -> None:
-    part = open_parts.take(span.span_id)
+    part = open_parts.pop(span.span_id, None)
     if part is None:
         return
     data = span.span_data
-    if part.guarded and _is_step(data):
+    kind = data.type
+    if part.guarded and _is_step(kind, data):
         part.end_step()
         return
     failed = part.end(failed=span.error is not None)
     # How a run ends is told by its last agent: not all that goes wrong is raised within the trace.
-    if data.type in ("agent", "task"):
+    if kind in ("agent", "task"):
         outer = open_parts.get(span.parent_id or span.trace_id)
         if outer is not None:
             outer.failed = failed

@@ -228,9 +228,7 @@ def test_what_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(parts) == 8
     assert [part.scope.ended for part in opened] == [True] * 12 + [False] * 8
     for number in range(12, 20):
-        kept = parts.take(str(number))
-        assert kept is not None
-        kept.end()
+        parts.pop(str(number)).end()
     assert len(parts) == 0
 
 
