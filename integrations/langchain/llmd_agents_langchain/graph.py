@@ -55,5 +55,7 @@ class Graph:
                 self.next_fan_out = self._fan_out()
 
     def _fan_out(self) -> FanOut | None:
+        if len(self.sent) < 2:
+            return None
         names = set(self.sent)
         return self.scope.fan_out(len(self.sent), names.pop() if len(names) == 1 else None)

@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from llmd_agents import attach, program
 from llmd_agents_langchain import LlmdAgentsHandler
 
-CALLS = 10
+CALLS = 3
 NODES = 3
 
 
@@ -104,7 +104,7 @@ def added(run: Callable[[Any], object], rounds: int, calls: int) -> dict[str, fl
     return report
 
 
-def main(rounds: int = 300) -> None:
+def main(rounds: int = 150) -> None:
     with attach(httpx2.Client(transport=httpx2.MockTransport(answer))) as client, program("bench"):
         model = ChatOpenAI(
             model="m", base_url="http://127.0.0.1:1/v1", api_key=SecretStr("none"), http_client=client
@@ -123,7 +123,7 @@ def main(rounds: int = 300) -> None:
         report = {
             "rounds": rounds,
             # Calls that a chain's code makes.
-            "call": added(lambda config: code.invoke("hello", config), max(rounds // CALLS, 20), CALLS),
+            "call": added(lambda config: code.invoke("hello", config), rounds, CALLS),
             # One call in four runs of LangChain's.
             "prompt_model_parser": added(lambda config: chain.invoke({"text": "hello"}, config), rounds, 1),
             "graph": added(lambda config: graph.invoke({"text": ""}, config), rounds, NODES),
