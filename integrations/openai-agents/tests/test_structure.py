@@ -12,7 +12,11 @@ from agents import (
     OutputGuardrail,
     Runner,
     ToolExecutionConfig,
+    agent_span,
     function_tool,
+    generation_span,
+    guardrail_span,
+    trace,
 )
 
 from llmd_agents.testing import Line, Reply, ToolCall, recording_server
@@ -226,14 +230,17 @@ def test_input_guardrails_run_beside_what_does_not_wait_for_them(
 
 
 @streamed_or_not
-def test_guardrails_that_are_waited_for_come_first_and_those_of_outputs_last(streamed: bool) -> None:
+@pytest.mark.parametrize("with_turns", [True, False])
+def test_guardrails_that_are_waited_for_come_first_and_those_of_outputs_last(
+    streamed: bool, with_turns: bool
+) -> None:
     agent = Agent[None](
         "agent",
         input_guardrails=[checks_input("blocking", in_parallel=False), checks_input("beside")],
         output_guardrails=[checks_output("facts"), checks_output("style")],
     )
     with recording_server(*map(says, ("blocking", "beside", "agent", "facts", "style"))) as server:
-        ran(server, agent, streamed=streamed)
+        ran(server, agent, streamed=streamed, tracing={"include_task_and_turn_spans": with_turns})
         graph = server.graph()
     told = edges(graph)
     waiting = {"beside1 > facts1", "beside1 > style1"}
@@ -245,6 +252,25 @@ def test_guardrails_that_are_waited_for_come_first_and_those_of_outputs_last(str
     }
     if not streamed:  # else it may go on beside them
         assert told >= waiting
+
+
+def test_a_guardrail_that_begins_while_the_answer_still_comes_does_not_wait_for_it() -> None:
+    async def main() -> None:
+        async with calling(server) as client:
+
+            async def ask() -> None:
+                await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "?"}])
+
+            with trace("beside"), agent_span("agent") as agent, generation_span():
+                await ask()
+                with guardrail_span("law", parent=agent):
+                    await ask()
+
+    with recording_server("yes", "fine") as server:
+        asyncio.run(main())
+        graph = server.graph("beside")
+    assert [(step.kind, step.agent) for step in graph.steps] == [(None, "agent"), ("evaluate", "agent")]
+    assert edges(graph) == set()
 
 
 def test_without_spans_of_tasks_and_turns() -> None:
