@@ -50,7 +50,7 @@ class Observed:
         width: how many runs it is about to start side by side; 0 if that is not known.
         outer: the run that it is part of.
         step: the superstep of a graph that it is a node in.
-        node: the innermost node of a graph that it is, or is part of.
+        node: the innermost node of a graph that it is part of.
         scope: None until something runs within it, where it waits for that.
         of: the fan-out that it belongs to.
         fans_out: the one that the runs in it belong to.
@@ -81,10 +81,8 @@ class Observed:
     def put_within(self, outer: Observed | None) -> None:
         self.outer = outer
         self.step = superstep(self.tags)
-        if self.step is not None:
-            self.node = self
-        elif outer is not None:
-            self.node = outer.node
+        if outer is not None:
+            self.node = outer if outer.step is not None else outer.node
 
 
 class Runs:
@@ -143,8 +141,9 @@ class Runs:
         run = self._runs.pop(run_id.int, None)
         if run is None:
             return
-        if run.node is not None and (found := sends(result)):
-            run.node.sent = found
+        node = run.node if run.step is None else run
+        if node is not None and (found := sends(result)):
+            node.sent = found
         self._end(run, "ok", None)
 
     def model_ended(self, run_id: UUID, result: LLMResult) -> None:
