@@ -13,6 +13,8 @@ from .outcome import outcome_of
 from .tool_round import ToolRound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llmd_agents.client import Scope
 
     from .workflow_run import WorkflowRun
@@ -43,7 +45,7 @@ class Place:
         self.asked: tuple[str, str] | None = None
         self.cancelled = False
         self._over = False
-        self._sent: list[tuple[Event, str | None]] = []
+        self._sent: list[tuple[Event, Origin, Sequence[str]]] = []
         self._settled = False
 
     def send(self, event: Event, step: str | None = None) -> None:
@@ -52,8 +54,10 @@ class Place:
         Args:
             step: the only one that it is for.
         """
-        origins.put(event, Origin(self, tools=self.tools))
-        self._sent.append((event, step))
+        origin = Origin(self, tools=self.tools)
+        origins.put(event, origin)
+        starts = self.run.routing.steps_for(event) if step is None else (step,)
+        self._sent.append((event, origin, starts))
 
     def begins(self) -> None:
         """Something of the place's own is about to begin, which what it has sent does not wait for."""
@@ -73,24 +77,21 @@ class Place:
             return
         sent, self._sent = self._sent, []
         self._settled = True
-        if self.run.is_agent and all(isinstance(event, ToolCall) for event, _ in sent):
+        if self.run.is_agent and all(isinstance(event, ToolCall) for event, _, _ in sent):
             tools = ToolRound(self, len(sent))
-            for event, _ in sent:
-                if (origin := origins.get(event)) is not None:
-                    origin.tools = tools
+            for _, origin, _ in sent:
+                origin.tools = tools
             return
-        starts = [(event, name) for event, step in sent for name in self.run.steps_for(event, step)]
+        starts = [(event, origin, name) for event, origin, names in sent for name in names]
         if len(starts) == 1 and goes_on:
-            event, name = starts[0]
-            if (origin := origins.get(event)) is not None:
-                agent = self.run.agent_of(name, [event])
-                origin.begun = self.run.scope.follow(self.followed(), agent=agent)
+            event, origin, name = starts[0]
+            agent = self.run.agent_of(name, [event])
+            origin.begun = self.run.scope.follow(self.followed(), agent=agent)
         elif len(starts) > 1:
-            names = {name for _, name in starts}
+            names = {name for _, _, name in starts}
             fan_out = self.followed().fan_out(len(starts), names.pop() if len(names) == 1 else None)
-            for event, _ in starts:
-                if (origin := origins.get(event)) is not None:
-                    origin.fan_out = fan_out
+            for _, origin, _ in starts:
+                origin.fan_out = fan_out
 
     def followed(self) -> Scope:
         """Returns the scope that what comes after the place follows."""
@@ -116,17 +117,16 @@ class Place:
         if self.tools is not None:
             if self.scope is not None:
                 self.scope.end()
-            after, self.tools = self.tools.end(), None
+            self.scope, self.tools = self.tools.end(self.agent), None
         else:
             kept = [place for one in found if one is not event and (place := _kept_in(one)) is not None]
-            if not kept:
-                return
-            after = list(dict.fromkeys([self.followed(), *(place.followed() for place in kept)]))
-            if len(after) == 1:
+            after = dict.fromkeys([self.followed(), *(place.followed() for place in kept)] if kept else [])
+            if len(after) < 2:
                 return
             self.followed().end()
-        self.scope = self.run.scope.follow(*after, agent=self.agent)
-        self.scope.enter()
+            self.scope = self.run.scope.follow(*after, agent=self.agent)
+        if self.scope is not None:
+            self.scope.enter()
 
     def end(self, result: object, error: BaseException | None) -> None:
         self._over = True
@@ -149,10 +149,8 @@ class Place:
         """Leaves its scope to the step that alone goes on from here, if there is one with the same label."""
         if self._settled or self.tools is not None or len(self._sent) != 1:
             return False
-        event, step = self._sent[0]
-        starts = self.run.steps_for(event, step)
-        origin = origins.get(event)
-        if len(starts) != 1 or origin is None or (self.scope or self.run.scope).busy:
+        event, origin, starts = self._sent[0]
+        if len(starts) != 1 or (self.scope or self.run.scope).busy:
             return False
         origin.goes_on = self.run.agent_of(starts[0], [event]) == self.agent
         if origin.goes_on:

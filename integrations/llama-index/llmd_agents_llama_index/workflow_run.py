@@ -22,8 +22,6 @@ from .place import Place, current_place
 from .routing import routing_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from llmd_agents.client import Scope
 
 
@@ -32,6 +30,7 @@ class WorkflowRun:
 
     Attributes:
         is_agent: whether the workflow is one of LlamaIndex's agents.
+        routing: which steps its events start.
         untraced: places that others go on from without an event of theirs: those that ask a person, whose
             answer comes from outside, and those that return an empty list.
         cancelled: whether the framework tells that it was.
@@ -44,7 +43,7 @@ class WorkflowRun:
         self.is_agent = isinstance(workflow, (AgentWorkflow, BaseWorkflowAgent))
         self.untraced: list[Place] = []
         self.cancelled = False
-        self._routing = routing_of(type(workflow))
+        self.routing = routing_of(type(workflow))
         self._surroundings = current_place.get()
         if self._surroundings is not None:
             self._surroundings.begins()
@@ -67,11 +66,11 @@ class WorkflowRun:
         else:
             place = self._begin_after(name, events, agent)
         self._begun = True
-        if events and isinstance(events[0], ToolCall):
-            place.asked = events[0].tool_name, events[0].tool_id
         for event in events:
             if (found := origins.get(event)) is not None:
                 found.attempts[name] = place
+            if isinstance(event, ToolCall):
+                place.asked = event.tool_name, event.tool_id
         if place.scope is not None:
             place.scope.enter()
         return place
@@ -98,14 +97,6 @@ class WorkflowRun:
 
     def end(self, result: object, error: BaseException | None) -> None:
         self.scope.end("cancelled" if self.cancelled else outcome_of(error))
-
-    def steps_for(self, event: Event, step: str | None) -> Sequence[str]:
-        """Returns the names of the steps that an event starts, each by itself.
-
-        Args:
-            step: the only one that it is for.
-        """
-        return self._routing.steps_for(event) if step is None else (step,)
 
     def agent_of(self, name: str, events: list[Event]) -> str | None:
         """Returns the label of a step that events start."""
