@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -46,9 +46,14 @@ class DeclaredTool:
 
 
 def declaration(
-    name: str, expected: Duration | None, sigma: float | None, result_lifetime: Duration | None
+    name: str,
+    expected: Duration | None,
+    sigma: float | None,
+    result_lifetime: Duration | None,
+    *,
+    told: bool = False,
 ) -> DeclaredTool:
-    """Reads what a developer writes.
+    """Reads what a developer writes, or somebody else tells.
 
     Raises:
         ValueError: naming the argument that has no meaning.
@@ -66,6 +71,7 @@ def declaration(
         None if expected is None else _seconds("expected", expected),
         sigma,
         None if result_lifetime is None else _lifetime(result_lifetime),
+        told,
     )
 
 
@@ -120,8 +126,7 @@ def declare_tool(
     Raises:
         ValueError: naming the argument that has no meaning.
     """
-    tool = declaration(name, expected, sigma, result_lifetime)
-    declare(replace(tool, told=True) if told else tool)
+    declare(declaration(name, expected, sigma, result_lifetime, told=told))
 
 
 def declared_tool(name: str) -> DeclaredTool | None:

@@ -9,13 +9,13 @@ from llmd_agents.hints import HINTS_HEADER, ForkPosition, encode_hints
 from llmd_agents.hints.drafts import HintsDraft, StepDraft
 
 from . import quiet
+from .fork_block import ForkBlock
 from .frame import ENVIRONMENT_VARIABLE, current_frame
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from .branch import Branch
-    from .fork_block import ForkBlock
 
 META_KEY: Final = "llmd-agents/hints"
 BAGGAGE_KEY: Final = "llmd-program"
@@ -42,9 +42,9 @@ _NOTHING = HandedOver({}, {}, {})
 class HandOverBlock:
     """What `run.hand_over` returns: the program goes on elsewhere while the block runs."""
 
-    def __init__(self, parent: Branch, block: ForkBlock) -> None:
+    def __init__(self, parent: Branch, fork_id: str, name: str | None) -> None:
         self._parent = parent
-        self._block = block
+        self._block = ForkBlock(parent, fork_id, 1, name, "all")
         self._entered = False
         self._withdrawn = False
 

@@ -251,11 +251,9 @@ class Run:
         It is a fork of one branch that runs elsewhere, where `continue_program` takes it up. Leaving the
         block is the join: what follows depends on what was done there.
         """
-        from .fork_block import ForkBlock
         from .handover import HandOverBlock
 
-        parent = self.here()
-        return HandOverBlock(parent, ForkBlock(parent, self._handover_ids.next(), 1, name, "all"))
+        return HandOverBlock(self.here(), self._handover_ids.next(), name)
 
     def report(self, *, prices: Prices | None = None) -> Report:
         """Tells what the program did so far and what to change: `print` it, or see its `to_html`.
