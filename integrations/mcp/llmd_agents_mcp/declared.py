@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 from llmd_agents.client import META_KEY, expected_duration
 
-from .tool_hints import ToolHints, read_hints
+from .tool_hints import NOTHING, ToolHints, read_hints
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,11 +61,11 @@ def tool_hints(
 
 def known_hints(tool: str) -> ToolHints:
     """Returns what is declared of a tool, and what was learned where nothing is."""
-    declared = _declared.get(tool, ToolHints())
+    declared = _declared.get(tool, NOTHING)
     learned = expected_duration(tool) if declared.expected is None else None
     if learned is None:
         return declared
-    return replace(declared, expected=learned.median_s, sigma=learned.sigma)
+    return ToolHints(learned.median_s, learned.sigma, declared.result_lifetime, declared.cacheable)
 
 
 def with_hints(meta: dict[str, Any] | None, tool: str) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextvars import ContextVar
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
@@ -89,7 +88,7 @@ class ServedCall:
         if self._going_on.used:
             return True
         # A server that this one passes the call on to has made the result.
-        passed_on = isinstance(meta, Mapping) and META_KEY in meta
+        passed_on = isinstance(meta, dict) and META_KEY in meta
         return steps_made(meta) if passed_on else False
 
 
@@ -103,5 +102,5 @@ class ToolFailed(Exception):
 
 def handed_over(meta: object) -> str | None:
     """Returns what a request's `_meta` hands over; nothing of what else it holds is looked at."""
-    value = meta.get(META_KEY) if isinstance(meta, Mapping) else None
+    value = meta.get(META_KEY) if isinstance(meta, dict) else None
     return value if isinstance(value, str) else None

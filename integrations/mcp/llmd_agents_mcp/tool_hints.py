@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from llmd_agents.client import META_KEY
 
@@ -18,8 +16,7 @@ STEPS: Final = "steps"
 """The member of a result's hints that says whether the tool made steps of the caller's program."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolHints:
+class ToolHints(NamedTuple):
     """What is known of a tool's calls; None is what is not.
 
     Attributes:
@@ -45,11 +42,14 @@ class ToolHints:
         return {name: value for name, value in members.items() if value is not None}
 
 
+NOTHING: Final = ToolHints()
+
+
 def read_hints(meta: object) -> ToolHints:
     """Reads what a peer says in a `_meta`; what makes no sense counts as not said."""
-    said = meta.get(META_KEY) if isinstance(meta, Mapping) else None
-    if not isinstance(said, Mapping):
-        return ToolHints()
+    said = _said(meta)
+    if said is None:
+        return NOTHING
     expected = _number(said.get("expected_duration_ms"), EXPECTED_MAX_S * 1000)
     lifetime = _number(said.get("result_ttl_ms"), LIFETIME_MAX_S * 1000)
     cacheable = said.get("cacheable")
@@ -63,9 +63,14 @@ def read_hints(meta: object) -> ToolHints:
 
 def steps_made(meta: object) -> bool | None:
     """Returns whether the tool made steps of the caller's program, if the result's `_meta` says so."""
-    said = meta.get(META_KEY) if isinstance(meta, Mapping) else None
-    steps = said.get(STEPS) if isinstance(said, Mapping) else None
+    said = _said(meta)
+    steps = said.get(STEPS) if said is not None else None
     return steps if isinstance(steps, bool) else None
+
+
+def _said(meta: object) -> dict[str, Any] | None:
+    said = meta.get(META_KEY) if isinstance(meta, dict) else None
+    return said if isinstance(said, dict) else None
 
 
 def _milliseconds(seconds: float | None) -> float | None:
