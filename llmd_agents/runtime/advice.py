@@ -430,7 +430,7 @@ class Advice:
             if fresh is not None:
                 self._replicate(program, fresh, tips[-1].engine, None)
                 plan = fresh
-        record.declare(fork, plan)
+        record.declare(fork, width, plan)
 
     def _source(self, context: Context, computed_by: str | None) -> str | None:
         """Returns an engine that holds a context whole, on the device if there is one: it says so, or has

@@ -36,7 +36,8 @@ class DeclaredProgram:
     Attributes:
         plans: where the branches of each fork go.
         expected: plans made on a forecast, by the branch that the fork will start from.
-        begun: of the forks that were declared or forecast, whether any branch has begun.
+        begun: of the forks that were declared or forecast, whether any branch has begun. One of a single
+            branch, as a program is handed over to a tool, counts once it has: whether it will, nobody knows.
     """
 
     workflow: str
@@ -45,8 +46,9 @@ class DeclaredProgram:
     expected: dict[str, Plan] = field(default_factory=dict)
     begun: OrderedDict[str, bool] = field(default_factory=OrderedDict)
 
-    def declare(self, fork: str, plan: Plan | None) -> None:
-        self.begun.setdefault(fork, False)
+    def declare(self, fork: str, width: int, plan: Plan | None) -> None:
+        if width > 1:
+            self.begun.setdefault(fork, False)
         if len(self.begun) > PLANS_MAX:
             self.begun.popitem(last=False)
         if plan is not None:

@@ -509,6 +509,24 @@ def test_forks_that_are_declared_and_never_run_stop_being_prepared() -> None:
     assert copies[-1] == 0
 
 
+def test_tools_that_a_program_was_handed_over_to_and_that_asked_no_model_do_not_count() -> None:
+    story = Story()
+    copies = []
+    for number in range(6):
+        program = f"p{number}"
+        story.start(program)
+        story.step("s1", [LONG, program], engine="a", program=program)
+        for tool in range(5):
+            story.tell(ForkDeclared(program=program, at=0, fork=f"h{tool}", width=1))
+            story.tell(BranchEnded(program=program, at=0, branch=f"h{tool}.0", outcome="abandoned"))
+        story.tell(ForkDeclared(program=program, at=0, fork="f1", width=20))
+        copies.append(len(story.issued(Prefetch)))
+        child = ForkPosition(id="f1", index=0, width=20)
+        story.step("s2", [LONG, program], engine="a", program=program, branch="f1.0", fork=child)
+        story.tell(ProgramFinished(program=program, at=0))
+    assert copies == [2] * 6
+
+
 def test_forks_whose_branches_only_fork_count_as_run() -> None:
     story = Story()
     copies = []
