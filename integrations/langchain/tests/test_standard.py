@@ -21,7 +21,8 @@ END = "-----END CERTIFICATE-----\n"
 
 def outcomes(stack_url: str, scripted_url: str, folder: Path, *, adapter: bool) -> dict[str, str]:
     """Runs the standard tests in a process of their own; returns what has become of each."""
-    report, certificates = folder / "report.xml", folder / "certificates.pem"
+    how = "adapter" if adapter else "nothing"
+    report, certificates = folder / f"{how}.xml", folder / "certificates.pem"
     # Each test makes clients of its own, and loading all certificates takes longer than what it tests.
     certificates.write_text(Path(certifi.where()).read_text().partition(END)[0] + END)
     subprocess.run(
@@ -35,7 +36,7 @@ def outcomes(stack_url: str, scripted_url: str, folder: Path, *, adapter: bool) 
             **os.environ,
             "LLMD_AGENTS_TESTED_STACK": stack_url,
             "LLMD_AGENTS_TESTED_SCRIPTED": scripted_url,
-            "LLMD_AGENTS_TESTED_WITH": "adapter" if adapter else "nothing",
+            "LLMD_AGENTS_TESTED_WITH": how,
             "SSL_CERT_FILE": str(certificates),
         },
         capture_output=True,
