@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from pydantic import ConfigDict, TypeAdapter
@@ -251,9 +251,7 @@ class Run:
         It is a fork of one branch that runs elsewhere, where `continue_program` takes it up. Leaving the
         block is the join: what follows depends on what was done there.
         """
-        from .handover import HandOverBlock
-
-        return HandOverBlock(self.here(), self._handover_ids.next(), name)
+        return _hand_over_block()(self.here(), self._handover_ids.next(), name)
 
     def report(self, *, prices: Prices | None = None) -> Report:
         """Tells what the program did so far and what to change: `print` it, or see its `to_html`.
@@ -299,6 +297,14 @@ class Run:
         if entry is not None:
             leave_frame(entry)
         leave_all(lambda inside: inside.branch.run is self)
+
+
+@cache
+def _hand_over_block() -> type[HandOverBlock]:
+    """Loaded when first used, and once: an import takes longer than the rest of a hand-over's beginning."""
+    from .handover import HandOverBlock
+
+    return HandOverBlock
 
 
 def _continued(run: Run, step: Step, own: str) -> Branch:
