@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.llms.base import BaseLLM
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from .place import Place
 
-SINGLE_CALLS = BaseLLM.__abstractmethods__ | FunctionCallingLLM.__abstractmethods__
-"""What each LLM has a way of its own for: one call, or none."""
+ONE_CALL: Final = BaseLLM.__abstractmethods__ | FunctionCallingLLM.__abstractmethods__
+"""What each LLM has a way of its own for: a call, or what prepares one."""
 
 
 class Part:
@@ -58,18 +58,19 @@ class Part:
             self._scope.__exit__(kind, None, None)
 
 
-def begin_part(method: str, instance: Any) -> Part | None:
+def begin_part(method: str, instance: Any, around: object) -> Part | None:
     """Begins what a span stands for, and enters its scope; None if it needs none, or is in no program.
 
     Args:
         method: that runs.
         instance: whose method it is; None for a function.
+        around: what the span around it stands for.
     """
     place = current_place.get()
     if place is not None:
         place.begins()
-    if isinstance(instance, BaseLLM) and method in SINGLE_CALLS and _is_from_llama_index(instance):
-        return None
+        if place is around and place.run.takes_turns and method in ONE_CALL and isinstance(instance, BaseLLM):
+            return None
     if current_run() is None and not isinstance(instance, (BaseQueryEngine, BaseChatEngine)):
         return None
     if isinstance(instance, BaseTool):
@@ -81,14 +82,8 @@ def begin_part(method: str, instance: Any) -> Part | None:
 def _begin_tool(tool: BaseTool, place: Place | None) -> Part:
     name = tool.metadata.get_name()
     call_id = place.take_call(name) if place is not None else None
-    # The step in which an agent calls a tool does nothing else.
-    alone = call_id is not None and place is not None and place.run.is_agent
+    alone = call_id is not None and place is not None and place.run.takes_turns
     return Part(None if alone else begin_scope(name), tool_call(name, call_id=call_id))
-
-
-def _is_from_llama_index(llm: BaseLLM) -> bool:
-    """Returns whether it is none of the application's own, which may combine several."""
-    return type(llm).__module__.startswith("llama_index.llms.")
 
 
 _conversations: weakref.WeakKeyDictionary[BaseChatEngine, str] = weakref.WeakKeyDictionary()

@@ -57,7 +57,7 @@ def _begin(span: str, arguments: dict[str, Any], instance: Any, parent: str | No
     elif isinstance(instance, Workflow) and "start_event" in arguments:
         begun = WorkflowRun(instance, arguments["start_event"], conversation.get())
     else:
-        begun = begin_part(name, instance)
+        begun = begin_part(name, instance, surroundings)
     if begun is not None:
         open_spans.put(span, begun)
 

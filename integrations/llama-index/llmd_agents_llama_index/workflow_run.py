@@ -30,6 +30,7 @@ class WorkflowRun:
 
     Attributes:
         is_agent: whether the workflow is one of LlamaIndex's agents.
+        takes_turns: whether it is one that does one thing at a time in each of its steps.
         routing: which steps its events start.
         untraced: places that others go on from without an event of theirs: those that ask a person, whose
             answer comes from outside, and those that return an empty list.
@@ -41,6 +42,7 @@ class WorkflowRun:
 
     def __init__(self, workflow: Workflow, start_event: Event | None, thread: str | None) -> None:
         self.is_agent = isinstance(workflow, (AgentWorkflow, BaseWorkflowAgent))
+        self.takes_turns = self.is_agent and type(workflow).__module__.startswith("llama_index.")
         self.untraced: list[Place] = []
         self.cancelled = False
         self.routing = routing_of(type(workflow))
@@ -112,18 +114,18 @@ class WorkflowRun:
         alone = Origin()
         for event in events:
             origin = origins.get(event)
+            sender = self._place_here(origin.place) if origin is not None else None
             if origin is not None and name in origin.attempts:
                 places[origin.attempts[name]] = None
                 alone = Origin(tools=origin.tools)
-            elif origin is None or origin.place is None:
+            elif origin is None or origin.place is None or sender is None:
                 failed = _failed_attempt(event)
                 places.update(dict.fromkeys([failed] if failed else self._take_untraced()))
                 if origin is None:
-                    origins.put(event, origin := Origin())
+                    origins.put(event, Origin())
             else:
                 origin.place.settle()
-                if (sender := self._place_here(origin.place)) is not None:
-                    places[sender] = None
+                places[sender] = None
                 if len(events) == 1:
                     alone = origin
         if not events:
@@ -134,9 +136,9 @@ class WorkflowRun:
         taken, self.untraced = self.untraced, []
         return taken
 
-    def _place_here(self, place: Place) -> Place | None:
+    def _place_here(self, place: Place | None) -> Place | None:
         """Returns the place in this run that an event was sent from, perhaps by a run within this one."""
-        sender: Place | None = place
+        sender = place
         while sender is not None and sender.run is not self:
             sender = sender.run._surroundings
         return sender

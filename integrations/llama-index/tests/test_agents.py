@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.tools import FunctionTool, QueryEngineTool
-from llama_index.core.workflow import Context
+from llama_index.core.workflow import Context, HumanResponseEvent, InputRequiredEvent
 from llama_index.llms.openai import OpenAI
 
 from llmd_agents import tool
 from llmd_agents.hints import ToolFinished, ToolStarted
 from llmd_agents.testing import Line, RecordingServer, Reply, ToolCall
-from tests.told import edges, named, run, told
+from tests.told import edges, named, run, say, told
 
 
 async def search(query: str) -> str:
@@ -95,14 +95,9 @@ def test_tools_side_by_side() -> None:
 
 def test_agents_as_tools_side_by_side() -> None:
     async def main(llm: OpenAI) -> str:
-        def helper(name: str) -> FunctionTool:
-            async def ask(task: str) -> str:
-                agent = FunctionAgent(name=name, tools=[search], llm=llm, streaming=False)
-                return str(await agent.run(user_msg=task))
-
-            return FunctionTool.from_defaults(async_fn=ask, name=name, description="helps")
-
-        chief = FunctionAgent(name="chief", tools=[helper("left"), helper("right")], llm=llm, streaming=False)
+        chief = FunctionAgent(
+            name="chief", tools=[helper(llm, "left"), helper(llm, "right")], llm=llm, streaming=False
+        )
         return str(await chief.run(user_msg="question"))
 
     lines = (
@@ -134,6 +129,123 @@ def test_agents_as_tools_side_by_side() -> None:
         ("go right", last): 1,
     }
     assert sorted(event.call for event in started) == ["l", "r", "s"]
+
+
+def helper(llm: OpenAI, name: str) -> FunctionTool:
+    """A tool that asks an agent of its own."""
+
+    async def ask(task: str) -> str:
+        return str(
+            await FunctionAgent(name=name, tools=[search], llm=llm, streaming=False).run(user_msg=task)
+        )
+
+    return FunctionTool.from_defaults(async_fn=ask, name=name, description="helps")
+
+
+def test_rounds_of_tool_calls() -> None:
+    async def main(llm: OpenAI) -> str:
+        tools: list[Any] = [search, helper(llm, "left"), helper(llm, "right")]
+        chief = FunctionAgent(name="chief", tools=tools, llm=llm, streaming=False)
+        return str(await chief.run(user_msg="question"))
+
+    lines = (
+        Line(calls(ToolCall("search", {"query": "x"}), ToolCall("search", {"query": "y"})), agent="chief"),
+        Line(calls(ToolCall("left", {"task": "a"}), ToolCall("right", {"task": "b"})), agent="chief"),
+        Line("fine", agent="left"),
+        Line("fine", agent="right"),
+        Line(calls(ToolCall("left", {"task": "c"})), agent="chief"),
+        Line("fine", agent="left"),
+        Line(calls(ToolCall("left", {"task": "d"}), ToolCall("search", {"query": "z"})), agent="chief"),
+        Line("fine", agent="left"),
+        Line("the end", agent="chief"),
+    )
+    with told(*lines) as server:
+        assert run(server, main) == "the end"
+        graph = server.graph("chief").labelled(lambda step: step.agent or "?")
+    graph.assert_shape("chief > chief > fork(left | right) > chief > left > chief > fork(left | -) > chief")
+    assert {step.branch for step in graph.steps if step.agent == "chief"} == {"main"}
+    assert [(fork.width, fork.joined) for fork in graph.forks] == [(2, True), (2, True)]
+
+
+def test_rounds_of_tool_calls_of_agents_that_hand_off() -> None:
+    async def main(llm: OpenAI) -> str:
+        first = FunctionAgent(name="first", description="begins", tools=[search], llm=llm, streaming=False)
+        tools: list[Any] = [helper(llm, "left"), helper(llm, "right")]
+        second = FunctionAgent(name="second", description="ends", tools=tools, llm=llm, streaming=False)
+        return str(await AgentWorkflow(agents=[first, second], root_agent="first").run(user_msg="question"))
+
+    lines = (
+        Line(calls(ToolCall("search", {"query": "x"}), ToolCall("search", {"query": "y"})), agent="first"),
+        Line(calls(ToolCall("handoff", {"to_agent": "second", "reason": "done"})), agent="first"),
+        Line(calls(ToolCall("left", {"task": "a"}), ToolCall("right", {"task": "b"})), agent="second"),
+        Line("fine", agent="left"),
+        Line("fine", agent="right"),
+        Line(calls(ToolCall("left", {"task": "c"})), agent="second"),
+        Line("fine", agent="left"),
+        Line("the end", agent="second"),
+    )
+    with told(*lines) as server:
+        assert run(server, main) == "the end"
+        graph = server.graph("AgentWorkflow").labelled(lambda step: step.agent or "?")
+    graph.assert_shape("first > first > second > fork(left | right) > second > left > second")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_tool_that_asks_a_person(beside: bool) -> None:
+    async def confirm(ctx: Context[Any]) -> str:
+        """Asks."""
+        question = InputRequiredEvent(prefix="?")
+        answer = await ctx.wait_for_event(HumanResponseEvent, waiter_event=question)
+        return f"confirmed {answer.response}"
+
+    async def main(llm: OpenAI) -> str:
+        agent = FunctionAgent(name="careful", tools=[confirm, search], llm=llm, streaming=False)
+        handler = agent.run(user_msg="question")
+        async for event in handler.stream_events():
+            if isinstance(event, InputRequiredEvent):
+                handler.ctx.send_event(HumanResponseEvent(response="yes"))
+        return str(await handler)
+
+    asked = [ToolCall("confirm", {}, id="call_1"), ToolCall("search", {"query": "x"}, id="call_2")]
+    with told(calls(*asked[: 2 if beside else 1]), "done") as server:
+        assert run(server, main) == "done"
+        graph = named(server, "careful")
+        _, finished = tool_events(server)
+    assert len(graph.steps) == 2
+    graph.assert_sequential()
+    assert {step.branch for step in graph.steps} == {"main"}
+    # It is called again when the answer is there.
+    assert [event.outcome for event in finished if event.tool == "confirm"] == ["cancelled", "ok"]
+
+
+def test_what_a_tool_does_side_by_side() -> None:
+    async def main(llm: OpenAI) -> str:
+        async def research(topic: str) -> str:
+            """Searches."""
+            scout = FunctionAgent(name="scout", tools=[search], llm=llm, streaming=False)
+            await asyncio.gather(llm.achat(say("beside")), scout.run(user_msg="scouted"))
+            return "researched"
+
+        agent = FunctionAgent(name="chief", tools=[research], llm=llm, streaming=False)
+        return str(await agent.run(user_msg="question"))
+
+    lines = (
+        Line(calls(ToolCall("research", {"topic": "x"})), says="question"),
+        Line("aside", says="beside"),
+        Line(calls(ToolCall("search", {"query": "tides"})), says="scouted"),
+        Line("scouted", agent="scout"),
+        Line("done", agent="chief"),
+    )
+    with told(*lines) as server:
+        assert run(server, main) == "done"
+        graph = named(server, "chief")
+    assert edges(graph) == {
+        ("question", "beside"): 1,
+        ("question", "scouted"): 1,
+        ("scouted", "found tides"): 1,
+        ("beside", "researched"): 1,
+        ("found tides", "researched"): 1,
+    }
 
 
 def test_react() -> None:

@@ -387,6 +387,73 @@ def test_workflows_within_steps_of_another() -> None:
     assert edges(graph) == expected
 
 
+LOOP = dict.fromkeys(itertools.pairwise(f"{part} {n}" for n in range(3) for part in ("draft", "judge")), 1)
+
+
+class SendsAndRuns(Asking):
+    """What is sent does not wait for a workflow that the step runs next."""
+
+    @step
+    async def plan(self, ctx: Context, ev: StartEvent) -> Work | Other:
+        await self.ask("plan")
+        ctx.send_event(Work(number=0))
+        await Looping(self.llm).run()
+        return Other()
+
+    @step
+    async def work(self, ev: Work) -> Done:
+        await self.ask("work")
+        return Done(number=0)
+
+    @step
+    async def both(self, done: Done, other: Other) -> StopEvent:
+        await self.ask("both")
+        return StopEvent(result="both")
+
+
+def test_a_sender_that_runs_another_workflow() -> None:
+    async def main(llm: OpenAI) -> object:
+        return await SendsAndRuns(llm).run()
+
+    with told() as server:
+        assert run(server, main) == "both"
+        graph = named(server, "SendsAndRuns")
+    assert edges(graph) == {
+        **LOOP,
+        ("plan", "draft 0"): 1,
+        ("plan", "work"): 1,
+        ("judge 2", "both"): 1,
+        ("work", "both"): 1,
+    }
+
+
+class Beside(Asking):
+    """Calls the model beside a workflow that it runs."""
+
+    @step
+    async def all(self, ev: StartEvent) -> StopEvent:
+        await self.ask("before")
+        await asyncio.gather(self.ask("beside"), Looping(self.llm).run())
+        await self.ask("after")
+        return StopEvent(result="all")
+
+
+def test_calls_beside_a_workflow() -> None:
+    async def main(llm: OpenAI) -> object:
+        return await Beside(llm).run()
+
+    with told() as server:
+        assert run(server, main) == "all"
+        graph = named(server, "Beside")
+    assert edges(graph) == {
+        **LOOP,
+        ("before", "beside"): 1,
+        ("before", "draft 0"): 1,
+        ("beside", "after"): 1,
+        ("judge 2", "after"): 1,
+    }
+
+
 class TwoLevels(Asking):
     """Forks in branches of a fork."""
 
@@ -581,6 +648,31 @@ def test_a_person_is_asked(workflow: type[Asking]) -> None:
     # A step that waits is run again from its beginning.
     asked = ["question"] if workflow is Interview else ["question", "question"]
     graph.assert_shape(" > ".join([*asked, "conclusion"]))
+
+
+class Answering(Asking):
+    """Answers what a workflow within it asks a person."""
+
+    @step
+    async def answer(self, ev: StartEvent) -> StopEvent:
+        await self.ask("before")
+        handler = Interview(self.llm).run()
+        async for event in handler.stream_events():
+            if isinstance(event, InputRequiredEvent):
+                handler.ctx.send_event(HumanResponseEvent(response="yes"))
+        await handler
+        await self.ask("after")
+        return StopEvent(result="answered")
+
+
+def test_a_step_of_another_workflow_is_asked() -> None:
+    async def main(llm: OpenAI) -> object:
+        return await Answering(llm).run()
+
+    with told() as server:
+        assert run(server, main) == "answered"
+        graph = named(server, "Answering")
+    graph.assert_shape("before > question > conclusion > after")
 
 
 class Sync(Asking):
