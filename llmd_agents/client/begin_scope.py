@@ -13,6 +13,7 @@ from .scope import Scope
 
 if TYPE_CHECKING:
     from .branch import Branch
+    from .frame import Frame
     from .run import Run
 
 
@@ -31,18 +32,8 @@ def begin_scope(
         thread: what later runs have in common that go on from this one, such as a conversation's id. They are
             one program, which is over when it has not been used for ten minutes. The id itself stays here.
     """
-    known = list(open_frames())
-    # What a scope has left running when it ended belongs to what was around it, or else to its program.
-    frames = [one for one in known if one.scope is None or not one.scope.ended] or known[-1:]
-    if frames:
-        branch = frames[0].branch
-        # A label of the developer's stands between a scope and what is opened in it.
-        around = (
-            one.scope
-            for one in frames
-            if one.scope is not None and not one.scope.ended and one.branch is branch
-        )
-        return (next(around, None) or _scope_on(branch)).open(kind=kind, agent=agent)
+    if (around := _around()) is not None:
+        return around.open(kind=kind, agent=agent)
     if thread is not None:
         return _scope_on(kept_programs.run(name, thread).root).open(kind=kind, agent=agent)
     run = program(label_of(name) or "unnamed")
@@ -64,6 +55,23 @@ def current_run() -> Run | None:
     """Returns the innermost program that the calling code is in; None outside of any."""
     inside = current_frame()
     return None if inside is None else inside.branch.run
+
+
+def _around() -> Scope | None:
+    """Returns the scope that what begins now is part of; None outside of any program."""
+    branch: Branch | None = None
+    inside: Frame | None = None
+    for inside in open_frames():
+        scope = inside.scope
+        if scope is not None and scope.ended:
+            continue  # what it has left running belongs to what was around it, or else to its program
+        branch = branch or inside.branch
+        # A label of the developer's stands between a scope and what is opened in it.
+        if scope is not None and inside.branch is branch:
+            return scope
+    if inside is None:
+        return None
+    return _scope_on(branch or inside.branch)
 
 
 def _scope_on(branch: Branch) -> Scope:

@@ -197,10 +197,10 @@ class Scope:
         Returns:
             the fan-out; nobody is told of it until its `declare` is called, or a scope of it with steps ends.
         """
-        from .fork_block import ForkBlock
-
         if width < 2 or self._declared(current_frame()) is not None:
             return None
+        from .fork_block import ForkBlock
+
         try:
             block = ForkBlock(self._branch, self.run.fork_ids.next(), width, label_of(name), "all")
         except ValueError:
@@ -289,11 +289,13 @@ class Scope:
 
     def _end_phase(self) -> list[FanOut]:
         """Lets what follows wait for all of the phase; returns the forks whose join is to be told."""
+        if self._phase is None:
+            return []
+        self._phase = None
         self._converge()
         over, self._fan_outs = self._fan_outs, []
         for fan_out in over:
             fan_out.join()
-        self._phase = None
         return over
 
     def _converge(self) -> None:
