@@ -41,7 +41,7 @@ class Part:
         self._handled_before = sys.exception()
         self._lane: Scope | None = None
         self._lane_is_used = False
-        self._steps = 0
+        self._plain = 0
         self._guardrails: list[Scope] = []
         self._phase = object()
         self._tools: object = None
@@ -51,14 +51,14 @@ class Part:
         self._tools = None
         return self._lane_to_use().open(agent=agent)
 
-    def begin_step(self) -> None:
-        """Begins what follows all that is over in the part, and needs no scope: its calls are the lane's."""
+    def begin_plain(self) -> None:
+        """Begins what follows all that is over in the part, and needs no scope: its calls are the part's."""
         self._tools = None
         self._lane_to_use()
-        self._steps += 1
+        self._plain += 1
 
-    def end_step(self) -> None:
-        self._steps -= 1
+    def end_plain(self) -> None:
+        self._plain -= 1
 
     def open_tool(self) -> Scope:
         """Opens a call of a tool. Those of one turn run side by side, even if they take turns."""
@@ -97,7 +97,7 @@ class Part:
         return lane
 
     def _lane_is_over(self, lane: Scope) -> bool:
-        return self._lane_is_used and not self._steps and not lane.busy
+        return self._lane_is_used and not self._plain and not lane.busy
 
     def _guardrails_were_first(self) -> bool:
         if self._lane_is_used or not self._guardrails:

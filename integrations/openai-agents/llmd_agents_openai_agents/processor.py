@@ -71,9 +71,9 @@ def _begin_span(span: Span[Any]) -> None:
     data = span.span_data
     kind = data.type
     outer = open_parts.get(span.parent_id or span.trace_id)
-    if outer is not None and outer.guarded and _is_step(kind, data):
+    if outer is not None and outer.guarded and _is_plain(kind, data):
         open_parts.put(span_id, outer)
-        outer.begin_step()
+        outer.begin_plain()
         return
     if outer is not None:
         part = _part_within(outer, kind, data)
@@ -103,10 +103,10 @@ def _agent_of(kind: str, data: Any) -> str | None:
 
 
 def _is_guarded(kind: str, data: Any) -> bool:
-    return kind == "agent" or (kind == "turn" and not _is_step(kind, data))
+    return kind == "agent" or (kind == "turn" and not _is_plain(kind, data))
 
 
-def _is_step(kind: str, data: Any) -> bool:
+def _is_plain(kind: str, data: Any) -> bool:
     """Returns whether an agent or turn makes such spans one after another, in code of its own."""
     # Only in a first turn are there guardrails. What is in later ones is opened in the agent itself.
     return kind in ("generation", "response", "mcp_tools") or (kind == "turn" and data.turn > 1)
@@ -118,8 +118,8 @@ def _end_span(span: Span[Any]) -> None:
         return
     data = span.span_data
     kind = data.type
-    if part.guarded and _is_step(kind, data):
-        part.end_step()
+    if part.guarded and _is_plain(kind, data):
+        part.end_plain()
         return
     failed = part.end(failed=span.error is not None)
     # How a run ends is told by its last agent: not all that goes wrong is raised within the trace.
