@@ -82,14 +82,13 @@ class Continuation:
             return Frame(self._run.root)
 
     def _leave(self) -> Run | None:
-        entry, self._entry = self._entry, None
-        if entry is not None:
-            leave_frame(entry)
+        if self._entry is not None:
+            leave_frame(self._entry)
         return self._run
 
     def __enter__(self) -> Self:
         if self._entry is not None:
-            raise RuntimeError("this block is running already")
+            raise RuntimeError("the program was taken up here already; each continuation is one block")
         self._entry = enter_frame(self._take_up)
         if traced():
             _ = self._entry.frame  # all that is made in the block is to be within its span
