@@ -60,16 +60,15 @@ class WorkflowRun:
 
     def begin_step(self, name: str, events: list[Event]) -> Place:
         """Begins a step that these events start, and enters its scope."""
-        agent = self.agent_of(name, events)
         origin = origins.get(events[0]) if len(events) == 1 else None
         sender = origin.place if origin is not None and origin.goes_on and not origin.attempts else None
         if sender is not None and sender.run is self:
-            place = Place(self, sender.scope, agent)
+            place = Place(self, sender.scope, sender.agent)
         else:
-            place = self._begin_after(name, events, agent)
+            place = self._begin_after(name, events, self.agent_of(name, events))
         self._begun = True
         for event in events:
-            if (found := origins.get(event)) is not None:
+            if (found := origin or origins.get(event)) is not None:
                 found.attempts[name] = place
             if isinstance(event, ToolCall):
                 place.asked = event.tool_name, event.tool_id
