@@ -169,6 +169,8 @@ def hook_into(
     Raises:
         ValueError: if there is no such dialect.
     """
+    if http in _hooked and not dialects:
+        return  # adapters ask for it before each call
     hooks = _Hooks(http, dialects, surroundings, hosts)
     with guard:
         if http in _hooked:
