@@ -16,12 +16,13 @@ from .history import BranchRecord
 from .live_lint import forget
 from .loop import loop_positions
 from .observer import tell
+from .open_call import OpenCall
 from .trail import Trail
 
 if TYPE_CHECKING:
     from .asked import AskedTools
+    from .declared_tools import DeclaredTool
     from .join import Join
-    from .open_call import OpenCall
     from .run import Run
     from .scope import Scope
 
@@ -96,18 +97,18 @@ class Branch:
                 self._asked = self._asked or AskedTools(self)
         return self._asked
 
-    def adopt(self, tool: str, call_id: str | None) -> OpenCall | None:
-        """Returns the call that a tool now runs, if an answer here, or on what was forked, asked for it.
+    def begin_call(self, tool: DeclaredTool, call_id: str | None) -> OpenCall:
+        """Returns the call that a tool now runs: one that an answer asked for, if it did, or a new one.
 
         Args:
             call_id: which one, where the caller knows; otherwise the oldest of the tool.
         """
-        branch: Branch | None = self
-        while branch is not None:
-            if branch._asked is not None and (call := branch._asked.adopt(tool, call_id)) is not None:
+        asking: Branch | None = self
+        while asking is not None:
+            if asking._asked is not None and (call := asking._asked.adopt(tool.name, call_id)) is not None:
                 return call
-            branch = branch.parent
-        return None
+            asking = asking.parent
+        return OpenCall.begin(self, self.run.call_ids.next(), tool)
 
     @property
     def frontier(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from .quiet import faults
+from .quiet import note_fault
 from .telemetry import SpansWhenTraced
 
 if TYPE_CHECKING:
@@ -43,5 +43,7 @@ def observe_with(observer: Observer) -> None:
 def tell(call: Callable[[Observer], None]) -> None:
     """Tells every observer; what one raises is logged and nothing else."""
     for observer in _observers:
-        with faults("an observer failed"):
+        try:
             call(observer)
+        except Exception as error:  # noqa: BLE001  (whatever it is, nobody feels it)
+            note_fault("an observer failed", error)

@@ -32,9 +32,14 @@ class faults(ContextDecorator):  # noqa: N801  (reads as `contextlib.suppress` d
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, Exception):
             return False
-        # Not what it says: that may quote a prompt, or what a peer has sent.
-        log.debug("%s: %s at %s", self._what, type(error).__name__, _place(error))
+        note_fault(self._what, error)
         return True
+
+
+def note_fault(what: str, error: Exception) -> None:
+    """Logs what goes wrong as `faults` does, for what runs so often that a block costs too much."""
+    # Not what it says: that may quote a prompt, or what a peer has sent.
+    log.debug("%s: %s at %s", what, type(error).__name__, _place(error))
 
 
 def _place(error: Exception) -> str:

@@ -79,8 +79,10 @@ class Run:
         Args:
             make: builds it, later and in another thread.
         """
-        with quiet.faults("an event is not sent"):
+        try:
             self.outbox.put(make)
+        except Exception as error:  # noqa: BLE001  (whatever it is, nobody feels it)
+            quiet.note_fault("an event is not sent", error)
 
     def start(self) -> None:
         self.finished = False

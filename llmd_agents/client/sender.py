@@ -96,14 +96,16 @@ class EventSender:
     def restart(self) -> None:
         """Begins anew with an empty queue, as a forked child must: it lacks the parent's thread."""
         self._queue: deque[tuple[str | None, Callable[[], Event]]] = deque()
-        self._changed = threading.Condition()
+        # The lock itself, where nobody is waited for: a condition is entered by way of Python's code.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._sending = 0
         self._hurry = False
         self._thread: threading.Thread | None = None
 
     def put(self, make: Callable[[], Event], authorization: str | None) -> None:
         """Queues an event, to be sent under a credential (the value of an `Authorization` header)."""
-        with self._changed:
+        with self._lock:
             if authorization in self._unwanted:
                 return
             if len(self._queue) >= QUEUE_MAX:

@@ -16,7 +16,6 @@ from .tool_name import call_key
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .branch import Branch
     from .open_call import OpenCall
 
 
@@ -59,7 +58,7 @@ class ToolCall:
             self._began = monotonic()
             inside = current_frame()
             if inside is not None:
-                self._open = self._begin(inside.branch)
+                self._open = inside.branch.begin_call(self._tool, self._call_id)
                 if self._apart:
                     self._context = contextvars.copy_context()
                     self._context.run(self._open.run_here)
@@ -92,14 +91,6 @@ class ToolCall:
             return False
         self._takes_in = inner._takes_in  # a function takes the call; a block around it passes it on
         return True
-
-    def _begin(self, branch: Branch) -> OpenCall:
-        adopted = branch.adopt(self._tool.name, self._call_id)
-        if adopted is not None:
-            return adopted
-        from .open_call import OpenCall
-
-        return OpenCall.begin(branch, branch.run.call_ids.next(), self._tool)
 
 
 def tool_call(
