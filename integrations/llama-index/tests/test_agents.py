@@ -2,10 +2,10 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
+from llama_index.core.agent.workflow import AgentOutput, AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.tools import FunctionTool, QueryEngineTool
 from llama_index.core.workflow import Context, HumanResponseEvent, InputRequiredEvent
 from llama_index.llms.openai import OpenAI
@@ -13,6 +13,7 @@ from llama_index.llms.openai import OpenAI
 from llmd_agents import tool
 from llmd_agents.hints import ToolFinished, ToolStarted
 from llmd_agents.testing import Line, RecordingServer, Reply, ToolCall
+from tests.test_workflows import LOOP, Looping
 from tests.told import edges, named, run, say, told
 
 
@@ -246,6 +247,28 @@ def test_what_a_tool_does_side_by_side() -> None:
         ("beside", "researched"): 1,
         ("found tides", "researched"): 1,
     }
+
+
+class Considerate(FunctionAgent):
+    """An agent of the application's own, which does more than one thing at a time."""
+
+    async def take_step(self, ctx: Any, llm_input: Any, tools: Any, memory: Any) -> AgentOutput:
+        step = super().take_step(ctx, llm_input, tools, memory)
+        output, _ = await asyncio.gather(step, Looping(cast("OpenAI", self.llm)).run())
+        return output
+
+
+def test_an_agent_that_does_several_things_at_once() -> None:
+    async def main(llm: OpenAI) -> str:
+        return str(
+            await Considerate(name="own", tools=[search], llm=llm, streaming=False).run(user_msg="question")
+        )
+
+    with told() as server:
+        assert run(server, main) == "fine"
+        graph = named(server, "own")
+    assert len(graph.steps) == 7
+    assert edges(graph) == LOOP
 
 
 def test_react() -> None:
