@@ -76,10 +76,9 @@ class Branch:
         fork, index, width = self._fork
         return ForkPosition(id=fork, index=index, width=width)
 
-    @property
-    def index(self) -> int:
-        """Which branch of its fork it is."""
-        return 0 if self._fork is None else self._fork[1]
+    def child(self, fork: str, index: int, width: int, parents: Iterable[str]) -> Branch:
+        """Returns one of the branches of a fork of this one."""
+        return Branch(self.run, f"{fork}.{index}", parents=parents, fork=(fork, index, width), parent=self)
 
     @property
     def trail(self) -> Trail:
@@ -139,6 +138,13 @@ class Branch:
                 self._frontier = tuple(dict.fromkeys(one for frontier in moved for one in frontier))
                 self._beside |= frozenset(self._frontier) - frozenset(own)
                 self._beside &= frozenset(self._frontier)
+
+    def go_on_from(self, frontier: Iterable[str]) -> None:
+        """Lets what follows wait for what ran beside this branch, in place of its own latest steps."""
+        with guard:
+            own, self._frontier = self._frontier, tuple(frontier)
+            self._beside |= frozenset(self._frontier) - frozenset(own)
+            self._beside &= frozenset(self._frontier)
 
     @property
     def beside(self) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llmd_agents.hints.limits import PARENTS_MAX
+
+from .fork_block import ForkBlock
 from .guard import guard
 
 if TYPE_CHECKING:
     from llmd_agents.hints import Outcome
 
     from .branch import Branch
-    from .fork_block import ForkBlock
 
 
 class FanOut:
@@ -25,17 +27,17 @@ class FanOut:
         joined: whether what follows waits for it.
     """
 
-    def __init__(self, parent: Branch, block: ForkBlock) -> None:
+    def __init__(self, parent: Branch, width: int, name: str | None) -> None:
         self.parent = parent
-        self.id = block.declared.fork
-        self.width = block.declared.width
+        self.id = parent.run.fork_ids.next()
+        self.width = width
         self.started = 0
         self.joined = False
-        self._block = block
-        self._fork = block.prepare()
-        self._declared = False
+        self._name = name
+        self._parents = parent.frontier[-PARENTS_MAX:]
+        self._block: ForkBlock | None = None  # once it is declared
         self._begun: list[Branch] = []
-        self._over: set[str] = set()
+        self._over: set[Branch] = set()
         self._beside: list[str] = []
 
     @property
@@ -46,11 +48,13 @@ class FanOut:
     def declare(self) -> None:
         """Tells of the fork, if nobody has yet."""
         with guard:
-            if self._declared:
+            if self._block is not None:
                 return
-            self._declared = True
-            begun, self._begun = self._begun, []
-        self._block.tell_declared()
+            self._block = block = ForkBlock(
+                self.parent, self.id, self.width, self._name, "all", parents=self._parents
+            )
+            begun = list(self._begun)
+        block.tell_declared()
         for branch in begun:
             branch.begin()
 
@@ -59,24 +63,22 @@ class FanOut:
         with guard:
             if self.joined or self.started >= self.width:
                 return None
+            branch = self.parent.child(self.id, self.started, self.width, self._parents)
             self.started += 1
-            index = self.started - 1
-        branch = self._fork.begin(index)
-        with guard:
-            if not self._declared:
-                self._begun.append(branch)
-                return branch
-        branch.begin()
+            self._begun.append(branch)
+            declared = self._block is not None
+        if declared:
+            branch.begin()
         return branch
 
     def end(self, branch: Branch, outcome: Outcome) -> None:
         """Ends one of the branches."""
         if self._has_steps(branch):
             self.declare()
-        if self._declared:
-            self._fork.end(branch, outcome)
+        if self._block is not None:
+            branch.end(outcome)
         with guard:
-            self._over.add(branch.id)
+            self._over.add(branch)
             self._beside += branch.beside
 
     def join(self) -> None:
@@ -84,17 +86,19 @@ class FanOut:
         if self.joined:
             return
         self.joined = True
-        if self._declared or any(map(self._has_steps, self._begun)):
-            self.parent.join(self.id, self._block.declared.parents, "all", self._beside)
+        if self._block is not None or any(map(self._has_steps, self._begun)):
+            self.parent.join(self.id, self._parents, "all", self._beside)
 
     def tell_joined(self) -> None:
         """Tells of the join; branches that have not ended are given up."""
         if any(map(self._has_steps, self._begun)):
             self.declare()
-        if not self._declared:
+        if self._block is None:
             return
-        self._fork.close(failed=False)
+        for branch in self._begun:
+            if branch not in self._over:
+                branch.end("abandoned")
         self._block.tell_joined()
 
     def _has_steps(self, branch: Branch) -> bool:
-        return branch.begun or branch.frontier != self._block.declared.parents
+        return branch.begun or branch.frontier != self._parents

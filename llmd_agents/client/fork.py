@@ -78,27 +78,14 @@ class Fork:
             self._started += count
             return range(self._started - count, self._started)
 
-    def begin(self, index: int, race: Race[Any] | None = None) -> Branch:
-        """Begins one of the branches, which somebody else runs."""
-        branch = Branch(
-            self._parent.run,
-            f"{self.id}.{index}",
-            parents=self._parents,
-            fork=(self.id, index, self.width),
-            parent=self._parent,
-        )
+    def _begin(self, index: int, race: Race[Any] | None = None) -> Branch:
+        branch = self._parent.child(self.id, index, self.width, self._parents)
         with self._lock:
             if race is not None and (race.decided or self._joined):
                 raise NotWaitedFor
             self._check_not_joined()
             self._open[index] = branch
         return branch
-
-    def end(self, branch: Branch, outcome: Outcome) -> None:
-        """Ends a branch that somebody else ran."""
-        with self._lock:
-            self._open.pop(branch.index, None)
-        branch.end(outcome)
 
     def _end(self, index: int, branch: Branch, error: type[BaseException] | None) -> None:
         with self._lock:
@@ -164,7 +151,7 @@ class BranchBlock:
         """
         if self._branch is not None:
             raise RuntimeError(f"branch {self._branch.id} has begun already; each branch is one block")
-        self._branch = branch = self._fork.begin(self._index, self._race)
+        self._branch = branch = self._fork._begin(self._index, self._race)
         self._entry = enter_frame(Frame(branch))
         branch.begin()
         return branch

@@ -30,9 +30,21 @@ class ForkBlock:
 
     Attributes:
         declared: the event that declares the fork.
+
+    Args:
+        parents: what its branches depend on: by default the same as what comes next on the branch.
     """
 
-    def __init__(self, parent: Branch, fork_id: str, width: int, name: str | None, join: Join) -> None:
+    def __init__(
+        self,
+        parent: Branch,
+        fork_id: str,
+        width: int,
+        name: str | None,
+        join: Join,
+        *,
+        parents: tuple[str, ...] | None = None,
+    ) -> None:
         # Building the event checks width and name before anything has begun.
         self.declared = ForkDeclared(
             program=parent.run.id,
@@ -41,7 +53,7 @@ class ForkBlock:
             fork=fork_id,
             width=width,
             name=name,
-            parents=parent.frontier[-PARENTS_MAX:],
+            parents=parent.frontier[-PARENTS_MAX:] if parents is None else parents,
             position=parent.fork,
         )
         check_join(join, width)
@@ -51,7 +63,8 @@ class ForkBlock:
         self._record: ForkRecord | None = None
 
     def __enter__(self) -> SyncFork:
-        fork = self.prepare()
+        self._check_new()
+        self._fork = fork = SyncFork(self._parent, self.declared, self._join)
         self.tell_declared()
         return fork
 
@@ -74,12 +87,6 @@ class ForkBlock:
     def _check_new(self) -> None:
         if self._fork is not None:
             raise RuntimeError(f"fork {self.declared.fork} was entered already; each fork is one block")
-
-    def prepare(self) -> SyncFork:
-        """Returns the fork, of which nobody has been told."""
-        self._check_new()
-        self._fork = fork = SyncFork(self._parent, self.declared, self._join)
-        return fork
 
     def tell_declared(self) -> None:
         """Tells the servers and observers of the fork."""

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
+from llmd_agents.hints.limits import FAN_OUT_MAX
+
 from .branch import Branch
 from .fan_out import FanOut
 from .frame import Frame, current_frame, enter_frame, leave_frame
@@ -197,15 +199,9 @@ class Scope:
         Returns:
             the fan-out; nobody is told of it until its `declare` is called, or a scope of it with steps ends.
         """
-        if width < 2 or self._declared(current_frame()) is not None:
+        if not 2 <= width <= FAN_OUT_MAX or self._declared(current_frame()) is not None:
             return None
-        from .fork_block import ForkBlock
-
-        try:
-            block = ForkBlock(self._branch, self.run.fork_ids.next(), width, label_of(name), "all")
-        except ValueError:
-            return None
-        return FanOut(self._branch, block)
+        return FanOut(self._branch, width, label_of(name))
 
     def enter(self, forecast: Forecast | None = None) -> None:
         """Makes the scope that of the code that this context runs from here on, until `leave` or `end`.
@@ -237,13 +233,19 @@ class Scope:
         if entry is not None:
             leave_frame(entry)
 
-    def end(self, outcome: Outcome = "ok") -> None:
-        """Ends the scope: what the outer one opens next follows it. To end it again does nothing."""
+    def end(self, outcome: Outcome = "ok", *, last: Scope | None = None) -> None:
+        """Ends the scope: what the outer one opens next follows it. To end it again does nothing.
+
+        Args:
+            last: of the scopes within it that follow each other, the one that it ends with.
+        """
         with guard:
             if self.ended:
                 return
             self.ended = True
             over = self._end_phase()
+            if last is not None and last.run is self.run and last._branch is not self._branch:
+                self._branch.go_on_from(last.frontier)
             self._exit = self._branch.frontier
             loose, self._loose = self._loose, {}
         self.leave()
