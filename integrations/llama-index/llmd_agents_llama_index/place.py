@@ -130,7 +130,9 @@ class Place:
 
     def end(self, result: object, error: BaseException | None) -> None:
         self._over = True
-        if isinstance(result, Event) and not isinstance(result, StopEvent):
+        if isinstance(result, StopEvent):
+            self.run.stopped_in = self
+        elif isinstance(result, Event):
             self.send(result)
         elif isinstance(result, list):
             for event in result:

@@ -44,6 +44,7 @@ class WorkflowRun:
         self.is_agent = isinstance(workflow, (AgentWorkflow, BaseWorkflowAgent))
         self.takes_turns = self.is_agent and type(workflow).__module__.startswith("llama_index.")
         self.untraced: list[Place] = []
+        self.stopped_in: Place | None = None
         self.cancelled = False
         self.routing = routing_of(type(workflow))
         self._surroundings = current_place.get()
@@ -97,7 +98,8 @@ class WorkflowRun:
         return self._first_scope
 
     def end(self, result: object, error: BaseException | None) -> None:
-        self.scope.end("cancelled" if self.cancelled else outcome_of(error))
+        last = None if self.stopped_in is None else self.stopped_in.scope
+        self.scope.end("cancelled" if self.cancelled else outcome_of(error), last=last)
 
     def agent_of(self, name: str, events: list[Event]) -> str | None:
         """Returns the label of a step that events start."""

@@ -299,6 +299,33 @@ def test_a_sender_that_goes_on() -> None:
     }
 
 
+class Around(Asking):
+    @step
+    async def around(self, ev: StartEvent) -> StopEvent:
+        await self.ask("before")
+        await GoesOn(self.llm).run()
+        await self.ask("after")
+        return StopEvent(result="around")
+
+
+def test_what_follows_a_workflow_waits_for_its_last_step() -> None:
+    async def main(llm: OpenAI) -> object:
+        return await Around(llm).run()
+
+    with told() as server:
+        run(server, main)
+        graph = named(server, "Around")
+    assert edges(graph) == {
+        ("before", "plan"): 1,
+        ("plan", "on"): 1,
+        ("plan", "work"): 1,
+        ("on", "other"): 1,
+        ("work", "both"): 1,
+        ("other", "both"): 1,
+        ("both", "after"): 1,
+    }
+
+
 class Looping(Asking):
     @step
     async def draft(self, ev: StartEvent | Work) -> Checked:
