@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from llmd_agents.client.sender import BATCH_SECONDS
+from llmd_agents.client.sender import BATCH_SECONDS, Credential
 from llmd_agents.hints import Event
 
 
@@ -26,7 +26,7 @@ class InLoopSender:
     def idle(self) -> bool:
         return not self._queue and not self._under_way
 
-    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+    def put(self, make: Callable[[], Event], credential: Credential) -> None:
         self._queue.append(make())
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(BATCH_SECONDS, self._send)

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +37,9 @@ TOOLS_MAX: Final = 1024
 
 SHARE: Final = 16
 """What to expect is computed anew once so large a part of the observations (a sixteenth) is newer."""
+
+NEWER_MAX: Final = 32
+"""Most observations that wait for that."""
 
 CENTROIDS_MAX: Final = 32
 MEMORY: Final = 256
@@ -73,14 +76,21 @@ class _Tool:
     """What is kept of one tool.
 
     Attributes:
-        digest: of ln(seconds).
-        expected: as last computed; None if it never was.
-        newer: observations since then.
+        newer: ln(seconds) of observations that are not in the digest yet: several cost it as much as one.
+        expected: what the digest says, as of when it took the latest in.
     """
 
     digest: TDigest
+    newer: list[float] = field(default_factory=list)
     expected: Expected | None = None
-    newer: int = 0
+
+    def take_in(self) -> None:
+        """Brings the digest up to date, and what is expected by it."""
+        if self.digest.mass() >= MEMORY:
+            self.digest = _faded(self.digest)
+        self.digest.batch_update(self.newer)
+        self.newer.clear()
+        self.expected = _expected(self.digest)
 
 
 class ToolDurations:
@@ -103,10 +113,9 @@ class ToolDurations:
                     tool = self._tools[name] = _Tool(_digest())
                     if len(self._tools) > TOOLS_MAX:
                         self._tools.popitem(last=False)
-                elif tool.digest.mass() >= MEMORY:
-                    tool.digest = _faded(tool.digest)
-                tool.digest.update(value)
-                tool.newer += 1
+                tool.newer.append(value)
+                if len(tool.newer) >= NEWER_MAX:
+                    tool.take_in()
                 self._tools.move_to_end(name)
 
     def expect(self, name: str) -> Expected | None:
@@ -116,8 +125,8 @@ class ToolDurations:
             if tool is None:
                 return None
             known = tool.expected
-            if known is None or tool.newer > known.samples // SHARE:
-                tool.expected, tool.newer = _expected(tool.digest), 0
+            if known is None or len(tool.newer) > known.samples // SHARE:
+                tool.take_in()
             return tool.expected
         return None
 
@@ -133,6 +142,8 @@ class ToolDurations:
         try:
             self.load(path)
             with self._lock:
+                for tool in self._tools.values():
+                    tool.take_in()
                 found = {name: tool.digest.centroids for name, tool in self._tools.items()}
             write(Path(path), found)
         except Exception as error:  # noqa: BLE001  (what was learned is a convenience)

@@ -1,7 +1,6 @@
 """A program's events on their way to the servers that its steps went to."""
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -9,7 +8,7 @@ from collections.abc import Callable, Mapping
 from llmd_agents.hints import Event
 
 from .guard import guard
-from .sender import Sender
+from .sender import Credential, Sender
 
 EARLY_EVENTS_MAX = 256
 _POLL_SECONDS = 0.005
@@ -22,8 +21,7 @@ class Outbox:
     """
 
     def __init__(self) -> None:
-        self._credentials: dict[Sender, str | None] = {}
-        self._unread: dict[Sender, Mapping[str, str]] = {}
+        self._credentials: dict[Sender, Credential] = {}
         self._early: deque[Callable[[], Event]] = deque(maxlen=EARLY_EVENTS_MAX)
 
     @property
@@ -33,28 +31,24 @@ class Outbox:
 
     def add_sender(self, sender: Sender, headers: Mapping[str, str]) -> None:
         """Adds a server, or takes note of the headers of the latest call to it."""
+        credential = Credential(headers)
         if sender in self._credentials:
-            self._unread[sender] = headers  # many a call is followed by no event
+            self._credentials[sender] = credential
             return
-        authorization = headers.get("authorization")
         with guard:
             early = [] if sender in self._credentials else list(self._early)
-            self._credentials = {**self._credentials, sender: authorization}
+            self._credentials = {**self._credentials, sender: credential}
         for make in early:
-            sender.put(make, authorization)
+            sender.put(make, credential)
 
     def put(self, make: Callable[[], Event]) -> None:
-        while self._unread:
-            with contextlib.suppress(KeyError):  # another thread reads them too
-                sender, headers = self._unread.popitem()
-                self._credentials[sender] = headers.get("authorization")
         with guard:
             if len(self._early) < EARLY_EVENTS_MAX:
                 # Kept for a second server that the program may turn to later.
                 self._early.append(make)
             credentials = self._credentials
-        for sender, authorization in credentials.items():
-            sender.put(make, authorization)
+        for sender, credential in credentials.items():
+            sender.put(make, credential)
 
     def flush(self, timeout: float) -> None:
         """Waits until everything has left, at most `timeout` seconds in all."""

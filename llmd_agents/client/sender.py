@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from llmd_agents.hints.limits import EVENTS_PER_BATCH_MAX
 
 from . import quiet
 
-__all__ = ["EventSender", "Sender", "httpx", "sender_for", "use_sender"]
+__all__ = ["Credential", "EventSender", "Sender", "httpx", "sender_for", "use_sender"]
 
 log = logging.getLogger("llmd_agents.client")
 
@@ -44,6 +44,24 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _random = random.Random()  # noqa: S311
 
 
+class Credential:
+    """What a call was authorized with: its `Authorization` header, which is read when it is asked for."""
+
+    __slots__ = ("_headers", "_value")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers: Mapping[str, str] | None = headers
+        self._value: str | None = None
+
+    @property
+    def value(self) -> str | None:
+        headers = self._headers
+        if headers is not None:
+            self._value = headers.get("authorization")
+            self._headers = None
+        return self._value
+
+
 class Sender(Protocol):
     """Takes events that are to reach one server; nobody waits for them, and none of this ever raises."""
 
@@ -52,8 +70,8 @@ class Sender(Protocol):
         """Whether nothing waits to be sent."""
         ...
 
-    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
-        """Queues an event, to be sent under a credential (the value of an `Authorization` header).
+    def put(self, make: Callable[[], Event], credential: Credential) -> None:
+        """Queues an event, to be sent under a credential.
 
         Args:
             make: builds the event. As that takes time, the sender does it when nobody waits.
@@ -95,7 +113,7 @@ class EventSender:
 
     def restart(self) -> None:
         """Begins anew with an empty queue, as a forked child must: it lacks the parent's thread."""
-        self._queue: deque[tuple[str | None, Callable[[], Event]]] = deque()
+        self._queue: deque[tuple[Credential, Callable[[], Event]]] = deque()
         # The lock itself, where nobody is waited for: a condition is entered by way of Python's code.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
@@ -103,15 +121,15 @@ class EventSender:
         self._hurry = False
         self._thread: threading.Thread | None = None
 
-    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
-        """Queues an event, to be sent under a credential (the value of an `Authorization` header)."""
+    def put(self, make: Callable[[], Event], credential: Credential) -> None:
+        """Queues an event, to be sent under a credential."""
         with self._lock:
-            if authorization in self._unwanted:
+            if self._unwanted and credential.value in self._unwanted:
                 return
             if len(self._queue) >= QUEUE_MAX:
                 self._queue.popleft()
                 self.dropped += 1
-            self._queue.append((authorization, make))
+            self._queue.append((credential, make))
             if self._thread is None:
                 thread = threading.Thread(target=self._work, name="llmd-agents events", daemon=True)
                 try:
@@ -163,9 +181,13 @@ class EventSender:
             deadline = time.monotonic() + BATCH_SECONDS
             while not self._hurry and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
-            authorization = self._queue[0][0]
+            authorization = self._queue[0][0].value
             makers: list[Callable[[], Event]] = []
-            while self._queue and self._queue[0][0] == authorization and len(makers) < EVENTS_PER_BATCH_MAX:
+            while (
+                self._queue
+                and self._queue[0][0].value == authorization
+                and len(makers) < EVENTS_PER_BATCH_MAX
+            ):
                 makers.append(self._queue.popleft()[1])
             self._hurry = self._hurry and bool(self._queue)
             self._sending = len(makers)
@@ -212,7 +234,7 @@ class EventSender:
             log.debug("%s answers %d: no more events are sent there", self.url, status)
             with self._changed:
                 self._unwanted.add(authorization)
-                kept = [item for item in self._queue if item[0] != authorization]
+                kept = [item for item in self._queue if item[0].value != authorization]
                 self._queue = deque(kept)
         elif status >= 400:
             raise _RefusedBatch(f"status {status}")

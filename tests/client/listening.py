@@ -7,7 +7,7 @@ from typing import Any
 
 from llmd_agents.client import Run, observer, program
 from llmd_agents.client.history import History, ToolRecord
-from llmd_agents.client.sender import Sender
+from llmd_agents.client.sender import Credential, Sender
 from llmd_agents.hints import Event, ToolFinished, ToolStarted
 
 
@@ -17,7 +17,7 @@ class Listener:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+    def put(self, make: Callable[[], Event], credential: Credential) -> None:
         self.events.append(make())
 
     @property

@@ -16,6 +16,7 @@ from llmd_agents.client import live_lint
 from llmd_agents.client.guard import guard
 from llmd_agents.client.implicit import ImplicitProgram
 from llmd_agents.client.outbox import Outbox
+from llmd_agents.client.sender import Credential
 from llmd_agents.hints import chain
 from tests.client.listening import Listener
 
@@ -81,10 +82,10 @@ def test_nothing_else_is_called_while_state_is_guarded(monkeypatch: pytest.Monke
     held: list[str] = []
 
     class Watching(Listener):
-        def put(self, make: Callable[[], Any], authorization: str | None) -> None:
+        def put(self, make: Callable[[], Any], credential: Credential) -> None:
             if guard._is_owned():  # type: ignore[attr-defined]
                 held.append(make().type)
-            super().put(make, authorization)
+            super().put(make, credential)
 
     monkeypatch.setattr("llmd_agents.client.implicit.BRANCHES_MAX", 2)
     now = 0.0

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from llmd_agents import Forecast, instrument, program, tool
 from llmd_agents.client.clock import use_clock
-from llmd_agents.client.sender import use_sender
+from llmd_agents.client.sender import Credential, use_sender
 from llmd_agents.hints import BranchEnded, Event
 from llmd_agents.hints.events import ToolFinished, ToolStarted
 from tests.recording import RecordingServer, recording_server
@@ -330,8 +330,8 @@ class Kept:
     def idle(self) -> bool:
         return self.hurried > 0
 
-    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
-        assert authorization == "Bearer k"
+    def put(self, make: Callable[[], Event], credential: Credential) -> None:
+        assert credential.value == "Bearer k"
         self.events.append(make())
 
     def hurry(self) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from llmd_agents.client import faults
-from llmd_agents.client.sender import EventSender
+from llmd_agents.client.sender import Credential, EventSender
 from llmd_agents.hints import ProgramFinished
 from tests.recording import recording_server
 
@@ -52,7 +52,7 @@ def test_an_event_that_cannot_be_built_is_lost_alone() -> None:
     with recording_server() as (server, url):
         sender = EventSender(f"{url}/agent/events")
         for make in (finished("a"), bad, bad, finished("b")):
-            sender.put(make, None)
+            sender.put(make, Credential({}))
         assert sender.flush(30)
         assert sender.dropped == 2
         assert [event.program for event in server.events] == ["a", "b"]

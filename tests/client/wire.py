@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmd_agents import attach
-from llmd_agents.client.sender import httpx, use_sender
+from llmd_agents.client.sender import Credential, httpx, use_sender
 from llmd_agents.hints import BranchEnded, Event, Hints, Outcome, Step, decode_hints
 
 ORIGIN = "http://wire.invalid"
@@ -74,7 +74,7 @@ class Wire:
 
     idle = True
 
-    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+    def put(self, make: Callable[[], Event], credential: Credential) -> None:
         self.events.append(make())
 
     def hurry(self) -> None: ...

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from llmd_agents import Run, attach, continue_program, instrument, program
 from llmd_agents.client import current_headers
-from llmd_agents.client.sender import httpx, use_sender
+from llmd_agents.client.sender import Credential, httpx, use_sender
 from llmd_agents.hints import Event, Hints, decode_hints
 from llmd_agents.runtime import ProgramGraph as RuntimeGraph
 from llmd_agents.testing import Line, program_graphs, recording_server
@@ -124,7 +124,7 @@ class Tape:
     def __init__(self) -> None:
         self.records: list[Hints | Event] = []
 
-    def put(self, make: Callable[[], Event], authorization: str | None) -> None:
+    def put(self, make: Callable[[], Event], credential: Credential) -> None:
         self.records.append(make())
 
     def hurry(self) -> None: ...
