@@ -156,6 +156,35 @@ class Scope:
         scope._counts = True
         return scope
 
+    def begin_call(self, agent: str | None = None) -> bool:
+        """Begins a model call within this scope, as `open` and `enter` would, for less. `end_call` ends it.
+
+        Args:
+            agent: that makes it; that of this scope by default.
+
+        Returns:
+            whether it has; if not, as where it runs beside others, it takes a scope of its own.
+        """
+        inside = current_frame()
+        if inside is None or inside.scope is not self or label_of(agent) not in (None, self._agent):
+            return False
+        with guard:
+            if self._open:
+                return False
+            over = self._end_phase()
+            self._phase, self._phase_entry, self._shared = object(), self._branch.frontier, True
+            self._open = 1
+        for fan_out in over:
+            fan_out.tell_joined()
+        return True
+
+    def end_call(self) -> None:
+        """Ends what `begin_call` has begun."""
+        with guard:
+            over = self._one_ended()
+        for fan_out in over:
+            fan_out.tell_joined()
+
     def follow(
         self,
         *after: Scope,
@@ -265,20 +294,25 @@ class Scope:
     def _child_ended(self, child: Scope, outcome: Outcome) -> None:
         if child._owns:
             _end_branch(child._branch, child._of, outcome)
-        over: list[FanOut] = []
         with guard:
-            self._open -= 1
             if child._owns and child._of is None:
                 self._exits.append(child._branch.frontier)
-            if self._open == 0:
-                # Not the phase's end yet: others of it may follow, where they take turns.
-                self._converge()
-                over = [fan_out for fan_out in self._fan_outs if fan_out.complete]
-                for fan_out in over:
-                    fan_out.join()
-                    self._fan_outs.remove(fan_out)
+            over = self._one_ended()
         for fan_out in over:
             fan_out.tell_joined()
+
+    def _one_ended(self) -> list[FanOut]:
+        """Counts one less that is open; returns the forks whose join is to be told."""
+        self._open -= 1
+        if self._open:
+            return []
+        # Not the phase's end yet: others of it may follow, where they take turns.
+        self._converge()
+        over = [fan_out for fan_out in self._fan_outs if fan_out.complete]
+        for fan_out in over:
+            fan_out.join()
+            self._fan_outs.remove(fan_out)
+        return over
 
     def __enter__(self) -> Self:
         self.enter()

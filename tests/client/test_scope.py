@@ -361,6 +361,45 @@ def test_scopes_that_never_made_a_step_tell_nothing(server: RecordingServer, cli
     assert {branch.id for branch in graph.branches} == {"main"}
 
 
+def test_calls_without_scopes_of_their_own(server: RecordingServer, client: OpenAI) -> None:
+    with begin_scope("calls", agent="a") as scope:
+        for _ in range(2):
+            assert scope.begin_call()
+            ask(client, "in sequence")
+            scope.end_call()
+        assert scope.begin_call("a")
+        assert not scope.begin_call(), "it needs a branch of its own"
+        with scope.open(agent="beside"):
+            ask(client, "beside")
+            assert not scope.begin_call(), "not in this scope"
+        ask(client, "goes on")
+        scope.end_call()
+        assert not scope.begin_call("b"), "of another agent"
+        with scope.run.label(agent="c"):
+            assert not scope.begin_call(), "the developer's label is to hold"
+        call(client, scope, "end")
+    graph = recorded(server, scope.run.id)
+    assert {(one.id, other.id) for one, other in graph.edges} == {
+        ("s1", "s2"),
+        ("s2", "s3"),
+        ("s2", "s4"),
+        ("s3", "s5"),
+        ("s4", "s5"),
+    }
+
+
+def test_a_fan_out_is_waited_for_by_a_call_without_a_scope(server: RecordingServer, client: OpenAI) -> None:
+    with begin_scope("calls") as scope:
+        fan_out = scope.fan_out(2, "work")
+        for _ in range(2):
+            with scope.open(of=fan_out):
+                ask(client, "work")
+        assert scope.begin_call()
+        ask(client, "end")
+        scope.end_call()
+    recorded(server, scope.run.id).assert_shape("fork(2: step) > step")
+
+
 def test_open_scopes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_scopes, "OPEN_MAX", 3)
     known = OpenScopes()
