@@ -36,7 +36,7 @@ def is_sent(metadata: Metadata) -> bool:
     return bool((path := metadata.get("langgraph_path")) and path[0] == SENT)
 
 
-def agent_of(metadata: Metadata, *, node: bool) -> str | None:
+def agent_of(metadata: Metadata, *, node: bool = False) -> str | None:
     """Returns the name of the agent whose run begins, or of the node; None for that of what is around it."""
     name = None
     if metadata.get("ls_integration") == AGENT:

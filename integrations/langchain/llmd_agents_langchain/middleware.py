@@ -73,7 +73,7 @@ class LlmdAgentsMiddleware(AgentMiddleware[Any, Any, Any]):
             return
         config = var_child_runnable_config.get()
         metadata = (config and config.get("metadata")) or {}
-        name = self.agent or agent_of(metadata, node=False)
+        name = self.agent or agent_of(metadata)
         token = agent_name.set(name)
         block.callback(agent_name.reset, token)
         if RUNS.knows(current_scope()):

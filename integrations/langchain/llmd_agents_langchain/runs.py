@@ -52,6 +52,7 @@ class Observed:
         step: the superstep of a graph that it is a node in.
         node: the innermost node of a graph that it is part of.
         scope: None until something runs within it, where it waits for that.
+        call_in: the scope that it is a model call in, if it needs none of its own.
         of: the fan-out that it belongs to.
         fans_out: the one that the runs in it belong to.
         graph: what it is, once a node of its has begun.
@@ -70,6 +71,7 @@ class Observed:
     step: int | None = None
     node: Observed | None = None
     scope: Scope | None = None
+    call_in: Scope | None = None
     of: FanOut | None = None
     fans_out: FanOut | None = None
     graph: Graph | None = None
@@ -77,6 +79,11 @@ class Observed:
     sent: Sequence[str] = ()
     began: tuple[str, ...] = ()
     call: AbstractContextManager[Any] | None = None
+
+    def follows(self) -> bool:
+        """Returns whether it is no node of a graph, and no branch of what runs side by side."""
+        around = self.outer
+        return self.step is None and not is_mapped(self.tags) and (around is None or around.fans_out is None)
 
     def put_within(self, outer: Observed | None) -> None:
         self.outer = outer
@@ -118,7 +125,13 @@ class Runs:
         if outer is None or run_id.int in self._runs:
             return
         run.put_within(outer)
-        run.began = self._enter(run_id, run).frontier
+        around = outer.scope
+        if around is not None and run.follows() and around.begin_call(run.agent or agent_of(run.metadata)):
+            self._keep(run_id, run)
+            run.call_in = around
+        else:
+            around = self._enter(run_id, run)
+        run.began = around.frontier
         part: Observed | None = run
         while part is not None:
             if part.of is not None:
@@ -151,8 +164,9 @@ class Runs:
         if run is None:
             return
         self._end(run, "ok", None)
-        if run.scope is not None and (frontier := run.scope.frontier) != run.began:
-            note_step(run.scope.run, frontier[-1], result)
+        scope = run.scope or run.call_in
+        if scope is not None and (frontier := scope.frontier) != run.began:
+            note_step(scope.run, frontier[-1], result)
 
     def failed(self, run_id: UUID, error: BaseException) -> None:
         run = self._runs.pop(run_id.int, None)
@@ -211,7 +225,7 @@ class Runs:
         thread = run.metadata.get("thread_id")
         return begin_scope(
             run.name or "unnamed",
-            agent=agent_of(run.metadata, node=False),
+            agent=agent_of(run.metadata),
             thread=None if thread is None else str(thread),
         )
 
@@ -227,6 +241,8 @@ class Runs:
         return around.open(agent=agent, of=run.of, phase=MAPPED if is_mapped(run.tags) else None)
 
     def _end(self, run: Observed, outcome: Outcome, kind: type[BaseException] | None) -> None:
+        if run.call_in is not None:
+            run.call_in.end_call()
         if run.scope is None:
             return
         if run.call is not None:
