@@ -60,7 +60,7 @@ bench-client: install  ## Measure what the client costs a call, as JSON
 
 test-frameworks: $(VENV_FRAMEWORKS)/installed  ## Run each agent framework with its adapter
 	@set -e; for adapter in $(ADAPTERS); do echo "integrations/$$adapter"; cd integrations/$$adapter; \
-		../../$(VENV_FRAMEWORKS)/bin/python -m mypy; \
+		../../$(VENV_FRAMEWORKS)/bin/python -m mypy --cache-dir ../../.mypy_cache/frameworks; \
 		../../$(VENV_FRAMEWORKS)/bin/python -m pytest -q -n 2 --dist loadscope; cd ../..; done
 
 bench-adapters: $(VENV_FRAMEWORKS)/installed  ## Measure what each adapter costs a call, as JSON
