@@ -241,10 +241,6 @@ class Runs:
         return around.open(agent=agent, of=run.of, phase=MAPPED if is_mapped(run.tags) else None)
 
     def _end(self, run: Observed, outcome: Outcome, kind: type[BaseException] | None) -> None:
-        if run.call_in is not None:
-            run.call_in.end_call()
-        if run.scope is None:
-            return
         if run.call is not None:
             run.call.__exit__(kind, None, None)
         self._end_scope(run, outcome)
@@ -252,6 +248,8 @@ class Runs:
             run.node_of.node_ended(run.sent)
 
     def _end_scope(self, run: Observed, outcome: Outcome) -> None:
+        if run.call_in is not None:
+            run.call_in.end_call()
         if run.scope is not None:
             run.scope.end(outcome)
             self._scopes.discard(run.scope)
