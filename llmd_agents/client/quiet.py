@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ContextDecorator
+from collections.abc import Callable
+from functools import wraps
 from pathlib import PurePath
+from typing import ParamSpec
+
+P = ParamSpec("P")
 
 log = logging.getLogger("llmd_agents.client")
 
 
-class faults(ContextDecorator):  # noqa: N801  (reads as `contextlib.suppress` does)
+class faults:  # noqa: N801  (reads as `contextlib.suppress` does)
     """Logs what goes wrong in the block, at debug level, and goes on after it.
 
         with faults("the end of a tool is not noted"):
@@ -34,6 +38,16 @@ class faults(ContextDecorator):  # noqa: N801  (reads as `contextlib.suppress` d
             return False
         note_fault(self._what, error)
         return True
+
+    def __call__(self, function: Callable[P, None]) -> Callable[P, None]:
+        @wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001  (whatever it is, nobody feels it)
+                note_fault(self._what, error)
+
+        return called
 
 
 def note_fault(what: str, error: Exception) -> None:
