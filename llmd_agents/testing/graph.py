@@ -83,6 +83,10 @@ class ProgramGraph:
         """The steps, and the forks that were declared, on one branch."""
         return self._by_branch.get(branch, [])
 
+    def item(self, item_id: str) -> StepNode | ForkNode | None:
+        """The step or fork of this id."""
+        return self._steps.get(item_id) or self._forks.get(item_id)
+
     def labelled(self, label: Callable[[StepNode], str]) -> "ProgramGraph":
         """Returns the same graph with other labels on its steps."""
         other = ProgramGraph(self.id)

@@ -13,7 +13,7 @@ from llmd_agents.hints import ROOT_BRANCH
 from .nodes import ForkNode, StepNode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from llmd_agents.hints import LoopPosition
 
@@ -58,7 +58,7 @@ def _waves(graph: ProgramGraph, branch: str) -> list[list[Item]]:
         for item in graph.on_branch(branch)
         if isinstance(item, StepNode) or item.joined or item.branches
     }
-    before = {one: [parent for parent in item.parents if parent in items] for one, item in items.items()}
+    before = {one: _before(graph, item, items) for one, item in items.items()}
     try:
         order: Iterable[str] = tuple(TopologicalSorter(before).static_order())
     except CycleError:  # only hints that were made up can say that a step waits for itself
@@ -70,6 +70,21 @@ def _waves(graph: ProgramGraph, branch: str) -> list[list[Item]]:
     for one, depth in sorted(depths.items(), key=lambda entry: entry[1]):
         waves.setdefault(depth, []).append(items[one])
     return list(waves.values())
+
+
+def _before(graph: ProgramGraph, item: Item, items: Mapping[str, Item]) -> list[str]:
+    """Returns which of a branch's items one of them waits for, be it by way of other branches."""
+    found: dict[str, None] = {}
+    elsewhere: set[str] = set()
+    pending = list(item.parents)
+    while pending:
+        parent = pending.pop()
+        if parent in items:
+            found[parent] = None
+        elif parent not in elsewhere and (other := graph.item(parent)) is not None:
+            elsewhere.add(parent)
+            pending += other.parents
+    return list(found)
 
 
 def _branch_shape(graph: ProgramGraph, branch: str) -> str:

@@ -255,6 +255,17 @@ def test_branches_that_were_inferred() -> None:
     ]
 
 
+def test_steps_that_wait_for_each_other_by_way_of_another_branch_did_not_overlap() -> None:
+    graph = graph_of(
+        step("s1", "ask"),
+        step("s2", "search", "s1", branch="b1"),
+        step("s3", "read", "s2", branch="b2"),
+        step("s4", "answer", "s3"),
+    )
+    assert graph.shape() == "ask > answer | read | search"
+    assert "together" not in graph.to_text()
+
+
 def test_several_programs() -> None:
     other = Hints(program=Program(id="p2"), step=Step(id="s1"))
     assert [(graph.id, graph.shape()) for graph in program_graphs([step("s1"), other])] == [
