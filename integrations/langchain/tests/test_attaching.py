@@ -168,6 +168,10 @@ def test_untested_versions(
     (say(model, "one") | say(model, "two")).invoke("", {"callbacks": [unused]})
     assert {call.hints.step.agent for call in server.calls if call.hints} == {None}
     assert "scout" not in {graph.name for graph in server.graphs()}
+    before = len(server.hints)
+    with model_of(server.base_url) as unhinted:
+        unhinted.invoke("three")
+    assert len(server.hints) == before
 
 
 def test_no_contents_in_hints(model: ChatOpenAI) -> None:

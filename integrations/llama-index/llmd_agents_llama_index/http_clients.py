@@ -5,11 +5,15 @@ from typing import Any
 
 from llmd_agents.client import attach
 
+from .tested import all_tested
+
 
 def hooked(*, hosts: Collection[str] | None = None) -> dict[str, Any]:
     """Returns `http_client` and `async_http_client`, for `OpenAI`, `OpenAILike` and what derives from them.
 
         llm = OpenAI(model="…", api_base="…", **hooked())
+
+    With a version of LlamaIndex that it has not been tested with it warns, and they carry none.
 
     Args:
         hosts: the only hosts that hints may go to; by default they go wherever these clients call a model.
@@ -17,7 +21,11 @@ def hooked(*, hosts: Collection[str] | None = None) -> dict[str, Any]:
     # Which HTTP library the openai package is built on depends on its version, so it is asked for clients.
     from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
-    return {
-        "http_client": attach(DefaultHttpxClient(), hosts=hosts),
-        "async_http_client": attach(DefaultAsyncHttpxClient(), hosts=hosts),
+    clients: dict[str, Any] = {
+        "http_client": DefaultHttpxClient(),
+        "async_http_client": DefaultAsyncHttpxClient(),
     }
+    if all_tested():
+        for client in clients.values():
+            attach(client, hosts=hosts)
+    return clients

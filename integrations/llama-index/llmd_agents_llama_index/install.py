@@ -6,12 +6,9 @@ from typing import Final
 
 from llama_index_instrumentation import get_dispatcher
 
-from llmd_agents.client import is_supported
-
 from .spans import Cancellations, ProgramSpans
+from .tested import all_tested
 from .wrapped import unwrap, wrap
-
-TESTED: Final = {"llama-index-core": ">=0.14.25,<0.15", "llama-index-workflows": ">=2.26,<3"}
 
 _installed: Final[list[tuple[ProgramSpans, Cancellations]]] = []
 
@@ -21,11 +18,7 @@ def install() -> None:
 
     With versions that it has not been tested with, it warns and does nothing.
     """
-    tested = [
-        is_supported(package, versions, adapter="llmd-agents-llama-index")
-        for package, versions in TESTED.items()
-    ]
-    if _installed or not all(tested):
+    if not all_tested() or _installed:
         return
     handlers = ProgramSpans(), Cancellations()
     _installed.append(handlers)
