@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import llmd_agents
 from llmd_agents import bench, client, engine, hints, linter, router, runtime
@@ -47,3 +48,14 @@ def test_importing_the_client_loads_nothing_of_what_routers_say_to_engines() -> 
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     parts = {"directives", "residency", "retention"}
     assert not {f"llmd_agents.hints.{part}" for part in parts} & set(loaded.split())
+
+
+def test_each_adapter_is_distributed_with_the_license() -> None:
+    root = Path(__file__).parents[1]
+    license_text = (root / "LICENSE").read_text()
+    adapters = [
+        path.parent for path in root.glob("integrations/*/pyproject.toml") if path.parent.name != "vllm"
+    ]
+    assert len(adapters) == 5
+    # Copies: a link would lead out of the source distribution.
+    assert all((adapter / "LICENSE").read_text() == license_text for adapter in adapters)
