@@ -50,12 +50,10 @@ def test_importing_the_client_loads_nothing_of_what_routers_say_to_engines() -> 
     assert not {f"llmd_agents.hints.{part}" for part in parts} & set(loaded.split())
 
 
-def test_each_adapter_is_distributed_with_the_license() -> None:
+def test_each_integration_is_distributed_with_the_license() -> None:
     root = Path(__file__).parents[1]
     license_text = (root / "LICENSE").read_text()
-    adapters = [
-        path.parent for path in root.glob("integrations/*/pyproject.toml") if path.parent.name != "vllm"
-    ]
-    assert len(adapters) == 5
+    distributions = [path.parent for path in root.glob("integrations/*/pyproject.toml")]
+    assert len(distributions) == 6
     # Copies: a link would lead out of the source distribution.
-    assert all((adapter / "LICENSE").read_text() == license_text for adapter in adapters)
+    assert all((folder / "LICENSE").read_text() == license_text for folder in distributions)
