@@ -14,23 +14,27 @@ from mcp_types import InputRequiredResult
 
 from llmd_agents.client import META_KEY, program
 from llmd_agents.hints import Lifetime, ToolStarted
-from llmd_agents.testing import RecordingServer, recording_server
+from llmd_agents.testing import recording_server
 from tests.clients import listed, models, to, to_process
 from tests.servers import KINDS, over_http, server
 
 
 @contextmanager
-def connected(client: str, kind: str, transport: str, recording: RecordingServer) -> Iterator[Any]:
+def connected(client: str, kind: str, transport: str, model_url: str) -> Iterator[Any]:
     """Yields a client of one kind, attached, to a server of another."""
     if transport == "stdio":
-        yield to_process(client, kind, recording.base_url)
+        yield to_process(client, kind, model_url)
         return
-    with over_http(server(kind, recording.base_url)) as url:
+    with over_http(server(kind, model_url)) as url:
         yield to(client, url)
 
 
-async def research(client: Any, base_url: str) -> None:
-    """A step, a tool with two steps of its own, one with a fork, one without any, and a step."""
+async def research(client: Any, base_url: str) -> str:
+    """A step, a tool with two steps of its own, one with a fork, one without any, and a step.
+
+    Returns:
+        the program's id.
+    """
     async with models(base_url) as model, client, program("research") as run:
         with run.label(kind="plan"):
             await model.completions.create(model="m", prompt="plan")
@@ -39,6 +43,7 @@ async def research(client: Any, base_url: str) -> None:
         await client.call_tool("search", {"query": "canary"})
         with run.label(kind="write"):
             await model.completions.create(model="m", prompt="write")
+    return run.id
 
 
 @pytest.mark.parametrize("transport", ["http", "stdio"])
@@ -46,7 +51,7 @@ async def research(client: Any, base_url: str) -> None:
 @pytest.mark.parametrize("client", KINDS)
 def test_the_program_goes_on_in_the_tool(client: str, kind: str, transport: str) -> None:
     with recording_server() as recording:
-        with connected(client, kind, transport, recording) as session:
+        with connected(client, kind, transport, recording.base_url) as session:
             asyncio.run(research(session, recording.base_url))
         (graph,) = recording.graphs()
         assert graph.outcome == "ok"

@@ -1,4 +1,4 @@
-"""The example, run as a user would run it, and what a real router sees of it in front of real engines."""
+"""The example, run as a user would run it, and what a real router sees in front of real engines."""
 
 import asyncio
 import importlib.util
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from llmd_agents.engine import EngineServer, load_profile
 from llmd_agents.router import EngineConfig, Router, RouterConfig
 from llmd_agents.serving import in_background
 from llmd_agents.testing import recording_server
+from tests.servers import KINDS
+from tests.test_round_trip import connected, research
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "mcp_tools.py"
 
@@ -85,6 +88,27 @@ def test_what_the_router_sees(
     assert sorted((tool["tool"], tool["outcome"]) for tool in view["tools"]) == [
         ("summarize", "ok"),
         ("tide_table", "ok"),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_that_goes_on_in_tools(router: str, kind: str) -> None:
+    with connected(kind, kind, "http", f"{router}/v1") as session:
+        program_id = asyncio.run(research(session, f"{router}/v1"))
+    view = finished(router, program_id)
+    assert view["status"] == "ok"
+    kinds = {step["id"]: step["kind"] or "side" for step in view["steps"]}
+    assert Counter((kinds[one], kinds[other]) for one, other in view["edges"]) == {
+        ("plan", "read"): 1,
+        ("read", "shorten"): 1,
+        ("shorten", "split"): 1,
+        ("split", "side"): 2,
+        ("side", "write"): 2,
+    }
+    assert [(tool["tool"], tool["outcome"]) for tool in view["tools"]] == [
+        ("summarize", "ok"),
+        ("compare", "ok"),
+        ("search", "ok"),
     ]
 
 
