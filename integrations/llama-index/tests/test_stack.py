@@ -10,10 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.llms.openai import OpenAI
 
 from llmd_agents.client import current_run
 from llmd_agents.engine import EngineServer, load_profile
+from llmd_agents.engine.script import read_scripts
 from llmd_agents.router import EngineConfig, Router, RouterConfig
 from llmd_agents.serving import in_background
 from llmd_agents.testing import recording_server
@@ -23,10 +25,24 @@ from tests.told import edges, wait_for
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "llama_index_workflow.py"
 
+SCOUT = """
+[turn]
+replies = [
+  { calls = [{ name = "search", arguments = { query = "x" } },
+             { name = "search", arguments = { query = "y" } }] },
+  { calls = [{ name = "search", arguments = { query = "z" } }] },
+  { tokens = 8 },
+]
+"""
+"""What the engines say to an agent."""
+
 
 @pytest.fixture
-def router() -> Iterator[str]:
-    engines = [EngineServer(load_profile("tiny"), time_scale=1000.0) for _ in range(2)]
+def router(tmp_path: Path) -> Iterator[str]:
+    scripts = tmp_path / "scout.toml"
+    scripts.write_text(SCOUT)
+    known = read_scripts(scripts)
+    engines = [EngineServer(load_profile("tiny"), time_scale=1000.0, scripts=known) for _ in range(2)]
     with in_background(engines[0]) as one, in_background(engines[1]) as other:
         config = RouterConfig(engines=(EngineConfig(url=one), EngineConfig(url=other)))
         with in_background(Router(config)) as url:
@@ -61,6 +77,16 @@ def test_the_example_through_a_router(router: str) -> None:
     assert run_example(f"{router}/v1").startswith("3 sections: ")
 
 
+def finished(router: str, program_id: str) -> Any:
+    """Returns what the router saw of a program."""
+
+    def view() -> Any:
+        return httpx.get(f"{router}/v1/agent/programs/{program_id}", timeout=10).json()
+
+    wait_for(lambda: view()["status"] == "ok")
+    return view()
+
+
 def test_what_a_router_sees(router: str) -> None:
     ids = []
 
@@ -79,12 +105,7 @@ def test_what_a_router_sees(router: str) -> None:
 
     asyncio.run(main())
     (program_id,) = set(ids)
-
-    def view() -> Any:
-        return httpx.get(f"{router}/v1/agent/programs/{program_id}", timeout=10).json()
-
-    wait_for(lambda: view()["status"] == "ok")
-    seen = view()
+    seen = finished(router, program_id)
     agents = {step["id"]: step["agent"] for step in seen["steps"]}
     assert sorted(agents.values()) == ["check"] * 3 + ["plan", "reduce"] + ["work"] * 3
     assert [
@@ -92,3 +113,35 @@ def test_what_a_router_sees(router: str) -> None:
     ] == [("work", 3, 3, True)]
     found = sorted((agents[one], agents[other]) for one, other in seen["edges"])
     assert found == [("check", "reduce")] * 3 + [("plan", "work")] * 3 + [("work", "check")] * 3
+
+
+def test_what_a_router_sees_of_an_agent_with_tools(router: str) -> None:
+    ids = set()
+
+    def search(query: str) -> str:
+        """Searches."""
+        run = current_run()
+        assert run is not None
+        ids.add(run.id)
+        return f"found {query}"
+
+    async def main() -> None:
+        clients = hooked()
+        with clients["http_client"]:
+            async with clients["async_http_client"]:
+                llm = OpenAI(
+                    model="gpt-4o",
+                    api_base=f"{router}/v1",
+                    api_key="k",
+                    default_headers={"x-llmd-script": "scout/turn"},
+                    **clients,
+                )
+                agent = FunctionAgent(name="scout", tools=[search], llm=llm, streaming=False)
+                await agent.run(user_msg="question")
+
+    asyncio.run(main())
+    (program_id,) = ids
+    seen = finished(router, program_id)
+    assert [(step["agent"], step["branch"]) for step in seen["steps"]] == [("scout", "main")] * 3
+    assert seen["edges"] == [["s1", "s2"], ["s2", "s3"]]
+    assert [(tool["tool"], tool["outcome"]) for tool in seen["tools"]] == [("search", "ok")] * 3
