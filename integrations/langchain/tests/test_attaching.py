@@ -6,6 +6,7 @@ import contextvars
 import logging
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from langchain.agents import create_agent
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import llmd_agents.client
 import llmd_agents_langchain
 from llmd_agents import program
 from llmd_agents import tool as marked
+from llmd_agents.client import end_threads
+from llmd_agents.client.telemetry import use_tracer_provider
 from llmd_agents.testing import RecordingServer, Reply, ToolCall, recording_server
 from llmd_agents_langchain import LlmdAgentsHandler, LlmdAgentsMiddleware, handler, install, runs
 from tests.recorded import by_text, model_of, recorded, say, watched
@@ -174,14 +180,35 @@ def test_untested_versions(
     assert len(server.hints) == before
 
 
-def test_no_contents_in_hints(model: ChatOpenAI) -> None:
+@pytest.fixture
+def exported() -> Iterator[InMemorySpanExporter]:
+    """The spans that are made."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    use_tracer_provider(provider)
+    yield exporter
+    use_tracer_provider(None)
+    provider.shutdown()
+
+
+def test_no_contents_in_hints_logs_or_spans(
+    model: ChatOpenAI, exported: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "llmd_agents")
     canary = "canary-5f3a"
     asks = Reply(calls=[ToolCall("search", {"query": canary})])
     with recording_server(asks, canary) as server, model_of(server.base_url) as model:
         agent: Any = create_agent(model, [search], name="scout", system_prompt=canary)
         agent.invoke({"messages": [("user", canary)]}, watched(configurable={"thread_id": canary}))
         assert len(server.calls) == 2
+        end_threads()
+        server.settle()
+        spans = [span.to_json() for span in exported.get_finished_spans()]
+        assert len(spans) > 3
         told = [
+            caplog.text,
+            *spans,
             *(str(request.headers) for request in server.requests),
             *(str(request.body) for request in server.requests if request not in server.calls),
             *map(str, server.events),
