@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,13 @@ from agents import (
 )
 from agents.models.openai_provider import shared_http_client
 from agents.tracing import Span, Trace, TracingProcessor
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import llmd_agents.client
-from llmd_agents.client import is_supported
+from llmd_agents.client import end_threads, is_supported
+from llmd_agents.client.telemetry import use_tracer_provider
 from llmd_agents.testing import Reply, ToolCall, recording_server
 from llmd_agents_openai_agents import ProgramProcessor, install, open_parts, processor, supported
 
@@ -194,8 +199,23 @@ def test_a_version_that_was_not_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     is_supported.cache_clear()
 
 
-def test_only_names_and_numbers_are_told() -> None:
+@pytest.fixture
+def exported() -> Iterator[InMemorySpanExporter]:
+    """The spans that are made."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    use_tracer_provider(provider)
+    yield exporter
+    use_tracer_provider(None)
+    provider.shutdown()
+
+
+def test_only_names_and_numbers_are_told(
+    exported: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
+) -> None:
     secret = "CANARY-9f3b"
+    caplog.set_level(logging.DEBUG, "llmd_agents")
 
     @function_tool
     async def keep(word: str) -> str:
@@ -214,6 +234,10 @@ def test_only_names_and_numbers_are_told() -> None:
     assert "safe" in headers
     assert secret not in headers
     assert secret.encode() not in b"".join(events)
+    end_threads()
+    spans = [span.to_json() for span in exported.get_finished_spans()]
+    assert len(spans) > 3
+    assert not [text for text in (caplog.text, *spans) if secret in text]
 
 
 def test_what_never_ends_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
