@@ -1,5 +1,6 @@
 """Which versions of a framework an adapter has been tested with."""
 
+import sys
 import warnings
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,14 @@ def is_supported(package: str, versions: str, *, adapter: str) -> bool:
             return True
     warnings.warn(
         f"{adapter} is tested with {package} {versions}, and {found} is installed: it gives no hints",
-        stacklevel=3,
+        stacklevel=_of_the_application(),
     )
     return False
+
+
+def _of_the_application() -> int:
+    """Returns the `stacklevel` at which a warning of its caller names the application's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("llmd_agents"):
+        level, frame = level + 1, frame.f_back
+    return level

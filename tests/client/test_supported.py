@@ -2,6 +2,7 @@
 
 import warnings
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 
@@ -28,3 +29,12 @@ def test_another_version_is_named_once(package: str, found: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not is_supported(package, "<0.1", adapter="an adapter")
+
+
+def test_the_warning_names_the_line_of_the_application() -> None:
+    adapter: dict[str, Any] = {"__name__": "llmd_agents_of_some_framework", "is_supported": is_supported}
+    source = 'def install():\n    return [is_supported("openai", "<0.1", adapter="a") for _ in "x"]'
+    exec(compile(source, "adapter.py", "exec"), adapter)
+    with pytest.warns(UserWarning, match="tested with openai") as told:
+        adapter["install"]()
+    assert [one.filename for one in told] == [__file__]
