@@ -132,12 +132,9 @@ class Branch:
         """
         started = tuple(since)
         with guard:
-            own = self._frontier
-            moved = [frontier for frontier in (own, *frontiers) if tuple(frontier) != started]
+            moved = [frontier for frontier in (self._frontier, *frontiers) if tuple(frontier) != started]
             if moved:
-                self._frontier = tuple(dict.fromkeys(one for frontier in moved for one in frontier))
-                self._beside |= frozenset(self._frontier) - frozenset(own)
-                self._beside &= frozenset(self._frontier)
+                self.go_on_from(dict.fromkeys(one for frontier in moved for one in frontier))
 
     def go_on_from(self, frontier: Iterable[str]) -> None:
         """Lets what follows wait for what ran beside this branch, in place of its own latest steps."""
