@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os.path
 from collections.abc import Callable
 from functools import wraps
-from pathlib import PurePath
 from typing import ParamSpec
 
 P = ParamSpec("P")
@@ -60,4 +60,4 @@ def _place(error: Exception) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return "" if trace is None else f"{PurePath(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    return "" if trace is None else f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
