@@ -48,7 +48,7 @@ class ProgramHints(AbstractCapability[Any]):
 
     _on: bool = field(default=False, repr=False)
 
-    # Written out so that the warning about a version names the line that makes the capability.
+    # Written out, for what it would inherit (to be loaded later, say) has no meaning here.
     def __init__(self, *, id: str | None = "llmd-agents") -> None:  # noqa: A002  (the framework's name for it)
         self.id = id
         self._on = is_supported("pydantic-ai-slim", VERSIONS, adapter="llmd-agents-pydantic-ai")
